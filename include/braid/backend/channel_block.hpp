@@ -1,0 +1,143 @@
+#pragma once
+
+/// What a backend's merge_channels reads and writes: a block of consecutive channels of one tensor.
+
+#include <braid/core/concepts.hpp>
+
+#include <cstddef>
+#include <cstring>
+#include <vector>
+
+BRAID_NAMESPACE_BEGIN
+
+/// One model's channels of a tensor. The element type is a run-time value, since it comes from a file.
+struct channel_rows {
+  std::byte const* data = nullptr;
+  dtype type = dtype::f32;
+  index_t stride = 0;  ///< bytes from one row to the next
+
+  [[nodiscard]] std::byte const* row(index_t r) const noexcept { return data + r * stride; }
+};
+
+/// Channels `first .. first + rows` of base and experts. Experts are in the order of their names.
+struct channel_block {
+  index_t first = 0;
+  index_t rows = 0;
+  channel_rows base;
+  std::vector<channel_rows> experts;
+  dtype out = dtype::f32;
+};
+
+/// A whole tensor in base and experts, wherever it lies: the source of blocks.
+struct tensor_channels {
+  index_t channels = 0;
+  index_t cols = 0;
+  index_t transposed = 0;  ///< 0: a channel is a contiguous row. Else the tensor is [..., cols, transposed] and a
+                           ///< channel a column of it; then strides are not used
+  channel_rows base;
+  std::vector<channel_rows> experts;
+  dtype out = dtype::f32;
+
+  /// Channels `first .. first + rows`. Transposed ones are gathered into `scratch`, which the block then refers to.
+  [[nodiscard]] channel_block block(index_t first, index_t rows, std::vector<std::byte>& scratch) const;
+};
+
+/// What is the same for all blocks of a tensor.
+struct tensor_context {
+  index_t channels = 0;
+  index_t cols = 0;                 ///< elements of a channel
+  std::uint64_t stream = 0;         ///< hash of the tensor's name: keys random clustering
+  std::vector<tensor_key> keys;     ///< one an expert: keys random pruning
+  std::vector<double> norms;        ///< lengths of the deltas over the tensor; empty unless the similarity needs them
+  std::vector<magnitude_cut> cuts;  ///< one an expert; empty unless pruning cuts over the tensor
+  bool allow_nonfinite = false;
+};
+
+/// The merged block. The caller provides the room.
+struct merged_block {
+  std::byte* group_zero = nullptr;      ///< [rows, cols] of `out`: group 0 of each channel
+  std::byte* extra = nullptr;           ///< [rows * (groups - 1), cols]: the other groups, channel by channel
+  std::uint8_t* label = nullptr;        ///< [rows, experts]
+  index_t extra_rows = 0;               ///< rows written to `extra`
+  double similarity = 0.0;              ///< sum over `compared` of the cosine between a delta and its group's sum
+  index_t compared = 0;                 ///< experts' rows that were clustered
+};
+
+namespace detail {
+
+/// Copies channels `first .. first + rows` of a [..., cols, width] tensor to contiguous rows at `to`.
+inline void gather_columns(std::byte const* from, std::size_t element, index_t cols, index_t width, index_t first,
+                           index_t rows, std::byte* to) noexcept {
+  for (index_t r = 0; r < rows;) {
+    index_t const leading = (first + r) / width;
+    index_t const column = (first + r) % width;
+    index_t const run = rows - r < width - column ? rows - r : width - column;
+    std::byte const* const matrix = from + static_cast<std::size_t>(leading * cols * width) * element;
+    for (index_t c = 0; c < cols; ++c) {
+      std::byte const* const source = matrix + static_cast<std::size_t>(c * width + column) * element;
+      for (index_t i = 0; i < run; ++i) {
+        std::memcpy(to + static_cast<std::size_t>((r + i) * cols + c) * element,
+                    source + static_cast<std::size_t>(i) * element, element);
+      }
+    }
+    r += run;
+  }
+}
+
+}  // namespace detail
+
+inline channel_block tensor_channels::block(index_t first, index_t rows, std::vector<std::byte>& scratch) const {
+  channel_block b{first, rows, base, experts, out};
+  if (transposed == 0) {
+    b.base.data = base.row(first);
+    for (auto& e : b.experts) { e.data = e.row(first); }
+    return b;
+  }
+  auto const elements = static_cast<std::size_t>(rows * cols);
+  std::size_t need = elements * size_of(base.type);
+  for (auto const& e : experts) { need += elements * size_of(e.type); }
+  if (scratch.size() < need) { scratch.resize(need); }
+  std::byte* to = scratch.data();
+  auto const gather = [&](channel_rows& model) {
+    std::size_t const element = size_of(model.type);
+    detail::gather_columns(model.data, element, cols, transposed, first, rows, to);
+    model.data = to;
+    model.stride = cols * static_cast<index_t>(element);
+    to += elements * element;
+  };
+  gather(b.base);
+  for (auto& e : b.experts) { gather(e); }
+  return b;
+}
+
+/// A NaN or an infinity in an input.
+struct nonfinite_location {
+  int model = -1;  ///< number of the expert, -1 for the base
+  index_t channel = 0;
+  index_t col = 0;
+  float value = 0.0f;  ///< finite where only the delta's square overflows float32
+};
+
+namespace detail {
+/// Thrown by kernels, which know no names; whoever does turns it into a `value_error`.
+struct nonfinite_found {
+  nonfinite_location where;
+};
+
+inline char const* describe_nonfinite(float value) noexcept {
+  if (value != value) { return "NaN"; }
+  if (value > 3.4028235e38f) { return "infinity"; }
+  if (value < -3.4028235e38f) { return "-infinity"; }
+  return "a delta whose square overflows float32";
+}
+
+/// Channels in a block of the merge: about a megabyte of inputs, at least one channel. No result depends on it.
+inline index_t block_rows(tensor_channels const& t) noexcept {
+  auto bytes = static_cast<index_t>(size_of(t.base.type)) * t.cols;
+  for (auto const& e : t.experts) { bytes += static_cast<index_t>(size_of(e.type)) * t.cols; }
+  index_t const rows = bytes > 0 ? (index_t{1} << 20) / bytes : t.channels;
+  return rows < 1 ? 1 : (rows > t.channels && t.channels > 0 ? t.channels : rows);
+}
+}  // namespace detail
+
+BRAID_NAMESPACE_END

@@ -1,0 +1,45 @@
+#pragma once
+
+#include <braid/core/concepts.hpp>
+
+#include <nlohmann/json.hpp>
+
+#include <string>
+
+BRAID_NAMESPACE_BEGIN
+namespace detail {
+
+/// A policy's name and the numbers that braid's own policies have. A user's policy may offer `describe(json&)`.
+template <class Policy>
+nlohmann::json policy_json(Policy const& p) {
+  nlohmann::json j = {{"name", std::string(Policy::name)}};
+  if constexpr (requires { j["density"] = p.density; }) { j["density"] = p.density; }
+  if constexpr (requires { j["epsilon"] = p.epsilon; }) { j["epsilon"] = p.epsilon; }
+  if constexpr (requires { j["restarts"] = p.restarts; }) { j["restarts"] = p.restarts; }
+  if constexpr (requires { j["seed"] = p.seed; }) { j["seed"] = p.seed; }
+  if constexpr (requires { p.describe(j); }) { p.describe(j); }
+  return j;
+}
+
+/// The options of a channel merge, for the metadata of what it writes.
+template <class Options>
+nlohmann::json recipe_json(Options const& o) {
+  return {{"prune", policy_json(o.prune)},         {"similarity", policy_json(o.similarity)},
+          {"cluster", policy_json(o.cluster)},     {"consensus", policy_json(o.consensus)},
+          {"groups", o.groups},                    {"lambda", o.lambda}};
+}
+
+/// The seed that a merge's random choices depend on; 0 where it has none.
+template <class Options>
+std::uint64_t recipe_seed(Options const& o) {
+  if constexpr (requires { std::uint64_t{o.prune.seed}; }) {
+    return o.prune.seed;
+  } else if constexpr (requires { std::uint64_t{o.cluster.seed}; }) {
+    return o.cluster.seed;
+  } else {
+    return 0;
+  }
+}
+
+}  // namespace detail
+BRAID_NAMESPACE_END

@@ -1,0 +1,49 @@
+#pragma once
+
+#include <braid/backend/cpu.hpp>
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+BRAID_NAMESPACE_BEGIN
+namespace detail {
+
+/// What the engine asks of a method. The engine itself is no template of the policies, so a program with many
+/// pipelines holds it once.
+class tensor_merger {
+ public:
+  virtual ~tensor_merger() = default;
+  [[nodiscard]] virtual int groups() const = 0;
+  [[nodiscard]] virtual bool allow_nonfinite() const = 0;
+  /// Whole-tensor measures.
+  [[nodiscard]] virtual tensor_context prepare(std::string_view tensor, std::vector<std::string> const& names,
+                                               tensor_channels const& source) const = 0;
+  /// Merges a block. Called from many threads.
+  virtual void merge(tensor_context const& context, channel_block const& block, merged_block& out,
+                     channel_workspace& work) const = 0;
+};
+
+template <class Method>
+class method_merger final : public tensor_merger {
+ public:
+  using backend_type = typename Method::backend_type;
+  method_merger(Method const& method, backend_type const& be) : method_(method), backend_(be) {}
+  [[nodiscard]] int groups() const override { return method_.settings().groups; }
+  [[nodiscard]] bool allow_nonfinite() const override { return method_.settings().allow_nonfinite; }
+  [[nodiscard]] tensor_context prepare(std::string_view tensor, std::vector<std::string> const& names,
+                                       tensor_channels const& source) const override {
+    return method_.prepare(backend_, tensor, names, source);
+  }
+  void merge(tensor_context const& context, channel_block const& block, merged_block& out,
+             channel_workspace& work) const override {
+    method_.block_operation()(context, block, out, work);
+  }
+
+ private:
+  Method const& method_;
+  backend_type const& backend_;
+};
+
+}  // namespace detail
+BRAID_NAMESPACE_END

@@ -1,0 +1,57 @@
+#pragma once
+
+#include <braid/engine/detail/merge_job.hpp>
+#include <braid/engine/detail/recipe_json.hpp>
+#include <braid/method/detail/expert_names.hpp>
+
+BRAID_NAMESPACE_BEGIN
+
+/// How a merge of checkpoints runs; what it computes is the method's business.
+struct run_options {
+  selection tensors{};                            ///< which tensors are merged, kept, taken from the base
+  std::optional<dtype> out_dtype{};               ///< of all floating tensors; none: each tensor's own
+  std::uint64_t max_shard_bytes = 5'000'000'000;  ///< tensor bytes a file; a larger tensor has its own file
+  bool overwrite = false;                         ///< replace a checkpoint at the output path
+  bool hash_inputs = true;                        ///< record what was read; costs a hash of every input byte
+  index_t block_rows = 0;                         ///< channels a block; 0: chosen. Never changes a result
+  progress_callback on_progress{};
+};
+
+/// Merges checkpoints: reads base and experts tensor by tensor, streams blocks of channels through `method`, and writes
+/// a grouped checkpoint (docs/format.md) that appears at `out` when it is complete, or not at all.
+///
+/// Memory: a few megabytes a thread plus the index, whatever the size of the model; mapped input pages are given back
+/// as soon as they have been used. The same inputs, names and options give the same bytes.
+/// @param method   such as a `channel_merge`
+/// @param base     the model that the experts were trained from
+/// @param experts  named by `checkpoint::name()`; their order doesn't matter
+/// @param out      directory to create
+/// @param be       where to run
+/// @throws argument_error, shape_error, value_error, format_error, io_error: one line each; then nothing is left at `out`
+template <class Method>
+report run(Method const& method, checkpoint const& base, std::vector<checkpoint> const& experts,
+           std::filesystem::path const& out, run_options const& options = {},
+           typename Method::backend_type const& be = typename Method::backend_type{}) {
+  std::vector<std::string> given;
+  for (auto const& e : experts) { given.push_back(e.name()); }
+  std::vector<checkpoint> sorted;
+  std::vector<std::string> names;
+  std::vector<std::filesystem::path> inputs{base.path()};
+  for (std::size_t const i : detail::order_by_name(given)) {
+    sorted.push_back(experts[i]);
+    names.push_back(given[i]);
+    inputs.push_back(experts[i].path());
+  }
+  check_output(out, inputs, options.overwrite);
+  merge_plan const plan = plan_merge(base, sorted, names, options.tensors, options.out_dtype);
+  grouped_description description;
+  description.method = "channel_merge";
+  description.recipe = detail::recipe_json(method.settings());
+  description.seed = detail::recipe_seed(method.settings());
+  detail::method_merger<Method> const merger(method, be);
+  detail::job_options const job{options.max_shard_bytes, options.overwrite, options.hash_inputs, options.block_rows,
+                                options.on_progress};
+  return detail::merge_job(be, merger, base, sorted, names, plan, job).run(out, std::move(description));
+}
+
+BRAID_NAMESPACE_END

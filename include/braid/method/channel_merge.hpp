@@ -1,0 +1,219 @@
+#pragma once
+
+#include <braid/backend/cpu.hpp>
+#include <braid/core/hash.hpp>
+#include <braid/method/detail/expert_names.hpp>
+#include <braid/method/grouped_tensor.hpp>
+
+#include <tbb/enumerable_thread_specific.h>
+
+#include <algorithm>
+#include <numeric>
+
+BRAID_NAMESPACE_BEGIN
+
+/// Channel Merging: for every output channel of a weight, clusters the experts by the similarity of their deltas,
+/// merges inside each group, and keeps an index, so that every expert finds its rows again.
+///
+///   1. Experts whose channel is bit-equal count as one row with their number as weight.
+///   2. `Similarity` and `Cluster` choose a partition into `groups` groups from the Gram matrix of the *unpruned*
+///      deltas; fewer groups only where fewer rows differ. Labels are numbered by first appearance in name order.
+///   3. A group of one distinct row keeps it bit for bit. In another, each member's delta is pruned, `Consensus` makes
+///      one delta of them, and the row is round(base + lambda * delta), in float32 with one rounding at the end.
+///
+/// So `groups` = number of experts is lossless, and one group is the plain single-model method of the policies.
+/// The result depends on inputs, names and options alone: not on threads, tiles, instruction set or the order in which
+/// experts are listed. A single-pass merge reads every input once and writes every output once.
+///
+/// Zhang et al., "Channel Merging" (AAAI 2025, arXiv 2412.15283), section "Merging with Channel Similarity"; a lone
+/// expert stays exact and clustering sees unpruned deltas, as in FlexMerge's re-implementation (ICLR 2026).
+template <backend Backend, pruning_policy Prune, similarity_policy Similarity, clustering_policy Cluster,
+          consensus_policy Consensus>
+class channel_merge {
+ public:
+  using backend_type = Backend;
+
+  struct options {
+    Prune prune{};
+    Similarity similarity{};
+    Cluster cluster{};
+    Consensus consensus{};
+    int groups = 2;                ///< K: at most that many rows a channel, 1 to 255
+    float lambda = 1.0f;           ///< scales a group's merged delta
+    bool allow_nonfinite = false;  ///< NaN and infinity in inputs are merged as they are instead of refused
+  };
+
+  /// @throws argument_error for numbers that can't be meant
+  explicit channel_merge(options o = {}) : options_(std::move(o)) {
+    if (options_.groups < 1 || options_.groups > max_experts) {
+      throw argument_error("channel_merge: groups is " + std::to_string(options_.groups) + ": choose 1 to " +
+                           std::to_string(max_experts));
+    }
+    if (!std::isfinite(options_.lambda)) { throw argument_error("channel_merge: lambda is not a finite number"); }
+    validate_policy(options_.prune);
+    validate_policy(options_.similarity);
+    validate_policy(options_.cluster);
+    validate_policy(options_.consensus);
+  }
+
+  [[nodiscard]] options const& settings() const noexcept { return options_; }
+
+  /// Merges one tensor in memory.
+  /// @param be      where to run; returns when done
+  /// @param tensor  the tensor's name: keys the random choices
+  /// @param base    [channels, inputs], any row stride
+  /// @param experts named weights of the same shape; their order doesn't matter
+  /// @return the merged tensor; experts in name order
+  /// @throws shape_error, argument_error, value_error (NaN or infinity, naming expert, channel and column)
+  template <storage_element T>
+  [[nodiscard]] grouped_tensor<T> operator()(Backend const& be, std::string_view tensor,
+                                             std::type_identity_t<tensor_view<T const, Backend::space>> base,
+                                             std::vector<expert_view<T, Backend::space>> const& experts) const {
+    grouped_tensor<T> out;
+    merge_into(be, tensor, base, experts, out);
+    return out;
+  }
+
+  /// The same, into a tensor whose memory is used again where it is large enough.
+  template <storage_element T>
+  void merge_into(Backend const& be, std::string_view tensor,
+                  std::type_identity_t<tensor_view<T const, Backend::space>> base,
+                  std::vector<expert_view<T, Backend::space>> const& experts, grouped_tensor<T>& out) const {
+    std::vector<std::string> names;
+    for (auto const& e : experts) { names.emplace_back(e.name); }
+    auto const order = detail::order_by_name(names);
+    std::vector<std::string> sorted;
+    tensor_channels source;
+    source.channels = base.rows();
+    source.cols = base.cols();
+    source.base = rows_of(base);
+    source.out = dtype_of<T>;
+    for (std::size_t const i : order) {
+      auto const& w = experts[i].weight;
+      if (w.rows() != base.rows() || w.cols() != base.cols()) {
+        throw shape_error(std::string(tensor) + ": expert '" + names[i] + "' is " + std::to_string(w.rows()) + " x " +
+                          std::to_string(w.cols()) + ", the base " + std::to_string(base.rows()) + " x " +
+                          std::to_string(base.cols()));
+      }
+      source.experts.push_back(rows_of(w));
+      sorted.push_back(names[i]);
+    }
+    try {
+      fill(be, prepare(be, tensor, sorted, source), source, sorted, out);
+    } catch (detail::nonfinite_found const& found) {
+      auto const& at = found.where;
+      throw value_error(std::string(tensor) + ": " +
+                        (at.model < 0 ? std::string("the base") : "expert '" + sorted[static_cast<std::size_t>(at.model)] + "'") +
+                        " has " + detail::describe_nonfinite(at.value) + " in channel " + std::to_string(at.channel) +
+                        ", column " + std::to_string(at.col) + "; repair it, or set allow_nonfinite");
+    }
+  }
+
+  /// What a streaming engine needs: measures a tensor, once, before its blocks are merged.
+  /// @param names of the experts, in name order
+  [[nodiscard]] tensor_context prepare(Backend const& be, std::string_view tensor, std::vector<std::string> const& names,
+                                       tensor_channels const& source) const {
+    if constexpr (requires { Cluster::check_experts(0); }) {
+      // One group, or a group for each, leaves nothing to search for.
+      if (options_.groups > 1 && options_.groups < static_cast<int>(names.size())) {
+        Cluster::check_experts(static_cast<int>(names.size()));
+      }
+    }
+    tensor_context context;
+    context.channels = source.channels;
+    context.cols = source.cols;
+    context.allow_nonfinite = options_.allow_nonfinite;
+    context.stream = stream_hash(tensor, "");
+    for (auto const& n : names) { context.keys.push_back({stream_hash(tensor, n), source.channels, source.cols}); }
+    bool const clusters = options_.groups > 1 && options_.groups < static_cast<int>(names.size());
+    if constexpr (Similarity::needs_norms) {
+      if (clusters) { context.norms = ops::delta_norms<Backend>{}(be, source); }
+    }
+    if constexpr (Prune::measures == statistic::tensor_cut) {
+      if (options_.groups < static_cast<int>(names.size())) {
+        context.cuts = ops::magnitude_cuts<Backend>{}(be, source, options_.prune.keep_count(source.channels * source.cols));
+      }
+    }
+    return context;
+  }
+
+  using operation = ops::merge_channels<Backend, Prune, Similarity, Cluster, Consensus>;
+
+  /// The operation on blocks of a prepared tensor; refers to this object.
+  [[nodiscard]] operation block_operation() const noexcept {
+    return {options_.prune, options_.similarity, options_.cluster, options_.consensus, options_.groups, options_.lambda};
+  }
+
+ private:
+  template <class View>
+  static channel_rows rows_of(View const& view) noexcept {
+    using T = typename View::value_type;
+    return {reinterpret_cast<std::byte const*>(view.data_handle()), dtype_of<T>,
+            view.stride(0) * static_cast<index_t>(sizeof(T))};
+  }
+
+  template <class T>
+  void fill(Backend const& be, tensor_context const& context, tensor_channels const& source,
+            std::vector<std::string> const& names, grouped_tensor<T>& out) const {
+    auto const experts = source.experts.size();
+    auto const most_extra = static_cast<index_t>(std::min<std::size_t>(static_cast<std::size_t>(options_.groups), experts)) - 1;
+    auto const row_bytes = static_cast<std::size_t>(source.cols) * sizeof(T);
+    using access = detail::grouped_tensor_access;
+    std::byte* const pool = access::reshape(out, names, source.channels, source.cols, 1 + most_extra);
+    std::byte* const extra = pool + static_cast<std::size_t>(source.channels) * row_bytes;
+    std::uint8_t* const index = access::index(out);
+
+    index_t const rows = detail::block_rows(source);
+    index_t const blocks = (source.channels + rows - 1) / rows;
+    std::vector<index_t> extra_rows(static_cast<std::size_t>(blocks));
+    std::vector<double> similarity(static_cast<std::size_t>(blocks));
+    std::vector<index_t> compared(static_cast<std::size_t>(blocks));
+    operation const op = block_operation();
+    struct local {
+      detail::channel_workspace work;
+      std::vector<std::byte> gathered;
+      std::vector<std::uint8_t> label;
+    };
+    tbb::enumerable_thread_specific<local> locals;
+    be.for_each(blocks, [&](index_t b) {
+      local& mine = locals.local();
+      index_t const first = b * rows;
+      channel_block const block = source.block(first, std::min(rows, source.channels - first), mine.gathered);
+      mine.label.resize(static_cast<std::size_t>(block.rows) * experts);
+      merged_block merged;
+      merged.group_zero = pool + static_cast<std::size_t>(first) * row_bytes;
+      // Usually every channel has the full number of groups; then this is its place for good.
+      merged.extra = extra + static_cast<std::size_t>(first * most_extra) * row_bytes;
+      merged.label = mine.label.data();
+      op(context, block, merged, mine.work);
+      for (index_t r = 0; r < block.rows; ++r) {
+        for (std::size_t e = 0; e < experts; ++e) {
+          index[e * static_cast<std::size_t>(source.channels) + static_cast<std::size_t>(first + r)] =
+              mine.label[static_cast<std::size_t>(r) * experts + e];
+        }
+      }
+      auto const slot = static_cast<std::size_t>(b);
+      extra_rows[slot] = merged.extra_rows;
+      similarity[slot] = merged.similarity;
+      compared[slot] = merged.compared;
+    });
+    // Close the gaps that channels with fewer distinct rows have left.
+    index_t placed = 0;
+    for (index_t b = 0; b < blocks; ++b) {
+      index_t const count = extra_rows[static_cast<std::size_t>(b)];
+      index_t const from = b * rows * most_extra;
+      if (from != placed) {
+        std::memmove(extra + static_cast<std::size_t>(placed) * row_bytes, extra + static_cast<std::size_t>(from) * row_bytes,
+                     static_cast<std::size_t>(count) * row_bytes);
+      }
+      placed += count;
+    }
+    auto const total = std::accumulate(compared.begin(), compared.end(), index_t{0});
+    double const sum = std::accumulate(similarity.begin(), similarity.end(), 0.0);
+    access::finish(out, placed, total == 0 ? 1.0 : sum / static_cast<double>(total));
+  }
+
+  options options_;
+};
+
+BRAID_NAMESPACE_END

@@ -1,0 +1,143 @@
+#pragma once
+
+#include <braid/core/concepts.hpp>
+#include <braid/core/error.hpp>
+
+#include <cstring>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+BRAID_NAMESPACE_BEGIN
+
+namespace detail {
+struct grouped_tensor_access;  // who may fill one
+}
+
+/// A named expert's tensor in memory.
+template <class T, memory_space Space = memory_space::host>
+struct expert_view {
+  std::string_view name;
+  tensor_view<T const, Space> weight;
+};
+
+/// A merged tensor in memory: a pool of rows and an index. The pool holds group 0 of every channel, channel by channel,
+/// then the further groups' rows, channel by channel. The index [experts, channels] says which group an expert is in.
+template <storage_element T>
+class grouped_tensor {
+ public:
+  grouped_tensor() = default;
+
+  [[nodiscard]] index_t channels() const noexcept { return channels_; }
+  [[nodiscard]] index_t cols() const noexcept { return cols_; }
+  [[nodiscard]] std::vector<std::string> const& experts() const noexcept { return names_; }
+
+  /// Rows in the pool: between `channels()` and `channels()` times the number of groups.
+  [[nodiscard]] index_t pool_rows() const noexcept { return channels_ + extra_rows_; }
+  [[nodiscard]] tensor_view<T const> pool() const noexcept { return {data(), pool_rows(), cols_}; }
+
+  /// Group of an expert in a channel.
+  [[nodiscard]] int group(std::size_t expert, index_t channel) const noexcept {
+    return index_[expert * static_cast<std::size_t>(channels_) + static_cast<std::size_t>(channel)];
+  }
+
+  /// Mean cosine of the clustered deltas with their group's sum; 1 where nothing had to be clustered.
+  [[nodiscard]] double similarity() const noexcept { return similarity_; }
+
+  /// Number of an expert by name. @throws argument_error naming those that exist
+  [[nodiscard]] std::size_t expert_number(std::string_view name) const {
+    std::string known;
+    for (std::size_t e = 0; e < names_.size(); ++e) {
+      if (names_[e] == name) { return e; }
+      known += (e == 0 ? "" : ", ") + names_[e];
+    }
+    throw argument_error("grouped tensor: no expert '" + std::string(name) + "'; there are " + known);
+  }
+
+  /// The pool row of each channel of an expert, [channels].
+  [[nodiscard]] std::vector<std::int32_t> rows(std::size_t expert) const {
+    std::vector<std::int32_t> row(static_cast<std::size_t>(channels_));
+    index_t extra = channels_;
+    for (index_t c = 0; c < channels_; ++c) {
+      int const g = group(expert, c);
+      row[static_cast<std::size_t>(c)] = static_cast<std::int32_t>(g == 0 ? c : extra + g - 1);
+      extra += groups(c) - 1;
+    }
+    return row;
+  }
+
+  /// Groups of a channel.
+  [[nodiscard]] int groups(index_t channel) const noexcept {
+    int most = 0;
+    for (std::size_t e = 0; e < names_.size(); ++e) {
+      int const g = group(e, channel);
+      most = g > most ? g : most;
+    }
+    return most + 1;
+  }
+
+  /// Rebuilds an expert's weight [channels, cols].
+  /// @throws shape_error if `out` has another shape
+  void extract(std::size_t expert, tensor_view<T> out) const {
+    if (out.rows() != channels_ || out.cols() != cols_) {
+      throw shape_error("grouped tensor: extract needs room for " + std::to_string(channels_) + " x " +
+                        std::to_string(cols_) + " elements, not " + std::to_string(out.rows()) + " x " +
+                        std::to_string(out.cols()));
+    }
+    auto const from = rows(expert);
+    for (index_t c = 0; c < channels_; ++c) {
+      std::memcpy(static_cast<void*>(out.row(c)), data() + from[static_cast<std::size_t>(c)] * cols_,
+                  static_cast<std::size_t>(cols_) * sizeof(T));
+    }
+  }
+
+ private:
+  friend struct detail::grouped_tensor_access;
+
+  [[nodiscard]] T const* data() const noexcept { return reinterpret_cast<T const*>(storage_.get()); }
+
+  std::vector<std::string> names_;
+  index_t channels_ = 0;
+  index_t cols_ = 0;
+  index_t extra_rows_ = 0;
+  std::size_t capacity_ = 0;  // bytes
+  std::unique_ptr<std::byte[]> storage_;
+  std::vector<std::uint8_t> index_;
+  double similarity_ = 1.0;
+};
+
+namespace detail {
+
+struct grouped_tensor_access {
+  /// Sets names and shape and makes room for `most_groups` rows a channel. @return that room
+  template <class T>
+  static std::byte* reshape(braid::grouped_tensor<T>& t, std::vector<std::string> names, index_t channels, index_t cols,
+                            index_t most_groups) {
+    std::size_t const bytes = static_cast<std::size_t>(channels * most_groups * cols) * sizeof(T);
+    if (bytes > t.capacity_ || !t.storage_) {
+      t.storage_ = std::make_unique_for_overwrite<std::byte[]>(bytes);
+      t.capacity_ = bytes;
+    }
+    t.names_ = std::move(names);
+    t.channels_ = channels;
+    t.cols_ = cols;
+    t.extra_rows_ = 0;
+    t.index_.assign(t.names_.size() * static_cast<std::size_t>(channels), 0);
+    t.similarity_ = 1.0;
+    return t.storage_.get();
+  }
+  template <class T>
+  static std::uint8_t* index(braid::grouped_tensor<T>& t) noexcept {
+    return t.index_.data();
+  }
+  template <class T>
+  static void finish(braid::grouped_tensor<T>& t, index_t extra_rows, double similarity) noexcept {
+    t.extra_rows_ = extra_rows;
+    t.similarity_ = similarity;
+  }
+};
+
+}  // namespace detail
+
+BRAID_NAMESPACE_END

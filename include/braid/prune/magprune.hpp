@@ -1,0 +1,71 @@
+#pragma once
+
+#include <braid/core/concepts.hpp>
+#include <braid/core/philox.hpp>
+#include <braid/prune/detail/check.hpp>
+
+BRAID_STRICT_FP_BEGIN
+BRAID_NAMESPACE_BEGIN
+namespace prune {
+
+/// Keeps large elements with a higher probability than small ones: in each row the keep probability rises linearly
+/// with the rank of the magnitude, from density - epsilon (smallest) to density + epsilon (largest). A survivor is
+/// divided by its own keep probability, so every element keeps its expected value. A row of one element has
+/// probability `density`.
+///
+/// Random words as in `dare`, so the mask depends on seed, names and ranks alone. Cost: ranks of each row (radix
+/// sort, four or five passes over the row in cache).
+///
+/// Deep et al., "DELLA-Merging" (arXiv 2406.11617), section 3.1 (MAGPRUNE); `epsilon` is half of the authors'
+/// `window_size`.
+struct magprune {
+  static constexpr std::string_view name = "magprune";
+  static constexpr statistic measures = statistic::row_ranks;
+
+  double density = 0.7;
+  double epsilon = 0.15;
+  std::uint64_t seed = 0;
+
+  void validate() const {
+    detail::check_density(name, density);
+    if (!(epsilon >= 0.0 && density - epsilon > 0.0 && density + epsilon <= 1.0)) {
+      throw argument_error("prune::magprune: keep probabilities would run from " + std::to_string(density - epsilon) +
+                           " to " + std::to_string(density + epsilon) +
+                           ": choose density and epsilon so that density - epsilon > 0 and density + epsilon <= 1");
+    }
+  }
+
+  struct plan_type {
+    std::uint64_t seed;
+    std::uint64_t stream;
+    magnitude_ranks ranks;
+    float lowest;  // keep probability of rank 0
+    float step;    // and its rise from rank to rank
+
+    /// Keep probability of the element of that rank, in float32 with one rounding a step.
+    [[nodiscard]] BRAID_HD constexpr float probability(std::uint32_t rank) const noexcept {
+      float const p = lowest + step * static_cast<float>(rank);
+      return p < 1.0f ? p : 1.0f;
+    }
+
+    BRAID_HD constexpr float operator()(float x, index_t row, index_t col) const noexcept {
+      float const p = probability(ranks.rank[col]);
+      // p has 24 bits, so p * 2^32 is exact in float and the conversion truncates nothing but its fraction.
+      auto const threshold = static_cast<std::uint64_t>(p * 4294967296.0f);
+      auto const element = static_cast<std::uint64_t>(row * ranks.cols + col);
+      return philox_word(seed, stream, element) < threshold ? x / p : 0.0f;
+    }
+  };
+
+  [[nodiscard]] plan_type plan(tensor_key const& key, magnitude_ranks const& ranks) const noexcept {
+    bool const single = ranks.cols < 2;
+    double const low = single ? density : density - epsilon;
+    double const rise = single ? 0.0 : 2.0 * epsilon / static_cast<double>(ranks.cols - 1);
+    return {seed, key.stream, ranks, static_cast<float>(low), static_cast<float>(rise)};
+  }
+};
+static_assert(pruning_policy<magprune>);
+
+}  // namespace prune
+BRAID_NAMESPACE_END
+BRAID_STRICT_FP_END

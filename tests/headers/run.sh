@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+set -uo pipefail
+
+if [ $# -ne 1 ] || [ "$1" = --help ]; then
+  cat <<'END'
+Usage: bash tests/headers/run.sh COMPILER
+
+Compiles every header of include/braid alone, warnings as errors. COMPILER: g++, clang++ or nvcc, or a path to one.
+nvcc also compiles the .cuh headers; it doesn't meet headers that include Eigen.
+END
+  [ "${1-}" = --help ]
+  exit
+fi
+
+export compiler=$1
+cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 1
+work=$(mktemp -d) && export work
+trap 'rm -rf "$work"' EXIT
+
+case $(basename "$compiler") in
+  nvcc*) find include/braid \( -name '*.hpp' -o -name '*.cuh' \) -print0 | xargs -0 grep -L '<Eigen/' ;;
+  *) find include/braid -name '*.hpp' ;;
+esac | sort >"$work/headers"
+
+compile() {
+  local header=$1 name
+  name=$(tr '/.' '__' <<<"$header")
+  # Twice: a header that lacks its guard fails as well.
+  printf '#include <%s>\n#include <%s>\n' "${header#include/}" "${header#include/}" >"$work/$name.cpp"
+  case $(basename "$compiler") in
+    nvcc*)
+      "$compiler" -x cu -std=c++20 -arch=sm_90 -Werror all-warnings -I include -c "$work/$name.cpp" -o "$work/$name.o"
+      ;;
+    *)
+      "$compiler" -std=c++20 -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wsign-conversion -Werror \
+        -fsyntax-only -I include "$work/$name.cpp"
+      ;;
+  esac >"$work/$name.log" 2>&1 </dev/null || {
+    touch "$work/$name.failed"
+    { echo "$header does not compile alone:" && cat "$work/$name.log"; } >"$work/$name.report"
+    cat "$work/$name.report"
+  }
+  rm -f "$work/$name.o"
+}
+export -f compile
+
+# shellcheck disable=SC2016  # the inner shell expands it
+xargs -P "$(nproc)" -I{} bash -c 'compile "$1"' compile {} <"$work/headers"
+
+total=$(wc -l <"$work/headers")
+failed=$(find "$work" -name '*.failed' | wc -l)
+echo "headers with $compiler: $((total - failed)) passed, $failed failed"
+[ "$failed" -eq 0 ] && [ "$total" -gt 0 ]
