@@ -18,35 +18,43 @@ function(braid_require name)
   list(GET arg_GIT 0 repository)
   list(GET arg_GIT 1 commit)
 
-  set(extra "")
-  if(arg_HEADERS)
-    list(APPEND extra SOURCE_SUBDIR braid-runs-no-build-files)  # no such folder: fetched, but not added
-  endif()
-  if(CMAKE_VERSION VERSION_GREATER_EQUAL 3.25)
-    list(APPEND extra SYSTEM)  # our warnings are not theirs
-  endif()
-  # GLOBAL: a parent directory that links braid::braid must see its dependencies as well.
-  FetchContent_Declare(${name} GIT_REPOSITORY ${repository} GIT_TAG ${commit} ${extra}
-    FIND_PACKAGE_ARGS ${arg_VERSION} QUIET GLOBAL)
-
-  set(CMAKE_POLICY_DEFAULT_CMP0077 NEW)  # their option() commands respect the variables below
-  set(CMAKE_COMPILE_WARNING_AS_ERROR OFF)
-  set(BUILD_TESTING OFF)
-  while(arg_SETTINGS)
-    list(POP_FRONT arg_SETTINGS variable value)
-    set(${variable} ${value})
-  endwhile()
-  FetchContent_MakeAvailable(${name})
-
   string(TOLOWER ${name} lower)
+  string(TOUPPER ${name} upper)
+
+  if(NOT FETCHCONTENT_SOURCE_DIR_${upper})
+    # GLOBAL: a parent directory that links braid::braid must see its dependencies as well.
+    find_package(${name} ${arg_VERSION} QUIET GLOBAL)
+  endif()
   if(${name}_FOUND)
     message(STATUS "braid: ${name} ${${name}_VERSION} is installed")
   else()
-    message(STATUS "braid: ${name} from ${${lower}_SOURCE_DIR}")
-  endif()
-  if(NOT TARGET ${arg_TARGET} AND arg_HEADERS)
-    add_library(${arg_TARGET} INTERFACE IMPORTED GLOBAL)
-    target_include_directories(${arg_TARGET} SYSTEM INTERFACE "${${lower}_SOURCE_DIR}/${arg_HEADERS}")
+    if(FETCHCONTENT_SOURCE_DIR_${upper})
+      set(repository "${FETCHCONTENT_SOURCE_DIR_${upper}}")
+    else()
+      message(STATUS "braid: ${name} ${arg_VERSION} is not installed")
+    endif()
+    message(STATUS "braid: ${name} comes from ${repository}")
+    set(extra "")
+    if(arg_HEADERS)
+      list(APPEND extra SOURCE_SUBDIR braid-runs-no-build-files)  # no such folder: fetched, but not added
+    endif()
+    if(CMAKE_VERSION VERSION_GREATER_EQUAL 3.25)
+      list(APPEND extra SYSTEM)  # our warnings are not theirs
+    endif()
+    FetchContent_Declare(${name} GIT_REPOSITORY ${repository} GIT_TAG ${commit} ${extra})
+
+    set(CMAKE_POLICY_DEFAULT_CMP0077 NEW)  # their option() commands respect the variables below
+    set(CMAKE_COMPILE_WARNING_AS_ERROR OFF)
+    set(BUILD_TESTING OFF)
+    while(arg_SETTINGS)
+      list(POP_FRONT arg_SETTINGS variable value)
+      set(${variable} ${value})
+    endwhile()
+    FetchContent_MakeAvailable(${name})
+    if(arg_HEADERS)
+      add_library(${arg_TARGET} INTERFACE IMPORTED GLOBAL)
+      target_include_directories(${arg_TARGET} SYSTEM INTERFACE "${${lower}_SOURCE_DIR}/${arg_HEADERS}")
+    endif()
   endif()
   if(NOT TARGET ${arg_TARGET})
     message(FATAL_ERROR "braid: ${name} was found, but it defines no target ${arg_TARGET}; install another version")

@@ -18,6 +18,7 @@
 
 #include <stdlib.h>
 
+#include <cerrno>
 #include <chrono>
 #include <filesystem>
 #include <fstream>
@@ -26,6 +27,7 @@
 #include <numeric>
 #include <string>
 #include <system_error>
+#include <utility>
 #include <vector>
 
 namespace {
@@ -37,14 +39,15 @@ struct models {
   std::vector<braid::checkpoint> experts;  // in the order of the tasks
 };
 
-/// A row of the table: a way to merge a zoo into one grouped checkpoint.
+/// A way to merge a zoo into one grouped checkpoint, a row of the table.
 struct method {
   std::string name;
-  std::function<void(models const&, fs::path const& out)> merge;
+  std::function<void(models const&, fs::path const& out, std::uint64_t seed)> merge;
+  int draws = 1;  // the row is the mean over that many seeds
 };
 
-/// A clustering policy of this program's own: searches every partition where that is feasible and uses K-Means++ for
-/// larger zoos; or groups at random, as a control: what clustering is worth shows against it, at equal bytes.
+/// A clustering policy of this program's own: searches every partition where that is feasible, uses K-Means++ for
+/// larger zoos, or groups at random: the control, against which a clustering shows at equal bytes what it is worth.
 struct grouping {
   static constexpr std::string_view name = "grouping";
 
@@ -64,60 +67,53 @@ struct grouping {
 };
 static_assert(braid::clustering_policy<grouping>);
 
-/// Channel Merging with the mean of each group's deltas.
-template <class Similarity>
-using mean_merge =
-    braid::channel_merge<braid::cpu, braid::prune::none, Similarity, grouping, braid::consensus::mean>;
+/// Accuracy under random groups varies by 0.03 from seed to seed, so such a row is the mean of several.
+constexpr int random_draws = 3;
 
-/// Channel Merging as TIES does it: trim at density 0.7 over the tensor, elect signs, mean of those that agree.
-template <class Similarity>
-using ties_merge =
-    braid::channel_merge<braid::cpu, braid::prune::magnitude, Similarity, grouping, braid::consensus::ties>;
-
-/// The row of a merge method that is ready to run.
-template <class Merge>
-method row(std::string name, Merge merge) {
-  return {std::move(name), [merge = std::move(merge)](models const& zoo, fs::path const& out) {
-            braid::run(merge, zoo.base, zoo.experts, out);
-          }};
+/// @param make gives the merge, ready to run, for a seed
+template <class Make>
+method named(std::string name, Make make, int draws = 1) {
+  auto merge = [make](models const& zoo, fs::path const& out, std::uint64_t seed) {
+    braid::run(make(seed), zoo.base, zoo.experts, out);
+  };
+  return {std::move(name), std::move(merge), draws};
 }
 
-template <class Similarity>
-method mean_row(int groups, grouping how, std::string const& what) {
-  using merge = mean_merge<Similarity>;
-  return row("channel merging K=" + std::to_string(groups) + " mean, " + what,
-             merge{{.prune = {}, .cluster = how, .groups = groups}});
-}
-
-template <class Similarity>
-method ties_row(int groups, grouping how, std::string const& what) {
-  using merge = ties_merge<Similarity>;
-  return row("channel merging K=" + std::to_string(groups) + " ties, " + what,
-             merge{{.prune = {.density = 0.7}, .cluster = how, .groups = groups}});
+template <class Similarity, class Consensus, class Prune>
+method channel_merging(int groups, Prune prune, bool at_random = false) {
+  using merge = braid::channel_merge<braid::cpu, Prune, Similarity, grouping, Consensus>;
+  auto const make = [=](std::uint64_t seed) {
+    return merge{{.prune = prune, .cluster = {.at_random = at_random, .seed = seed}, .groups = groups}};
+  };
+  std::string name = "channel merging K=" + std::to_string(groups) + " " + std::string(Consensus::name) + ", ";
+  if (!at_random) { return named(name + std::string(Similarity::name), make); }
+  return named(name + "random (" + std::to_string(random_draws) + " draws)", make, random_draws);
 }
 
 /// Every way of merging that the table compares.
-std::vector<method> methods(int experts, std::uint64_t seed) {
+std::vector<method> methods(int experts) {
   using braid::similarity::balanced;
   using braid::similarity::cosine;
   using braid::similarity::euclidean;
-  grouping const searched{.at_random = false, .seed = seed};
-  grouping const drawn{.at_random = true, .seed = seed};
+  using braid::consensus::mean;
+  using braid::consensus::ties;
+  braid::prune::none const whole;
+  braid::prune::magnitude const trimmed{.density = 0.7};  // over the tensor, as TIES does before it elects signs
   std::vector<method> all;
   for (int groups = 2; groups <= 3 && groups < experts; ++groups) {
-    all.push_back(mean_row<cosine>(groups, searched, "cosine"));
-    all.push_back(mean_row<euclidean>(groups, searched, "euclidean"));
-    all.push_back(mean_row<balanced>(groups, searched, "balanced"));
-    if (groups == 2) { all.push_back(mean_row<cosine>(groups, drawn, "random groups")); }
-    all.push_back(ties_row<cosine>(groups, searched, "cosine"));
-    all.push_back(ties_row<euclidean>(groups, searched, "euclidean"));
-    all.push_back(ties_row<balanced>(groups, searched, "balanced"));
-    if (groups == 2) { all.push_back(ties_row<cosine>(groups, drawn, "random groups")); }
+    all.push_back(channel_merging<cosine, mean>(groups, whole));
+    all.push_back(channel_merging<euclidean, mean>(groups, whole));
+    all.push_back(channel_merging<balanced, mean>(groups, whole));
+    if (groups == 2) { all.push_back(channel_merging<cosine, mean>(groups, whole, true)); }
+    all.push_back(channel_merging<cosine, ties>(groups, trimmed));
+    all.push_back(channel_merging<euclidean, ties>(groups, trimmed));
+    all.push_back(channel_merging<balanced, ties>(groups, trimmed));
+    if (groups == 2) { all.push_back(channel_merging<cosine, ties>(groups, trimmed, true)); }
   }
-  all.push_back(mean_row<cosine>(experts, searched, "cosine"));
+  all.push_back(channel_merging<cosine, mean>(experts, whole));
   if (experts <= braid::cluster::exact::most_experts) {
-    all.push_back(row("preset dare_cm", braid::presets::make_dare_cm(seed)));
-    all.push_back(row("preset ties_cm", braid::presets::make_ties_cm()));
+    all.push_back(named("preset dare_cm", [](std::uint64_t seed) { return braid::presets::make_dare_cm(seed); }));
+    all.push_back(named("preset ties_cm", [](std::uint64_t) { return braid::presets::make_ties_cm(); }));
   }
   return all;
 }
@@ -180,14 +176,21 @@ class zoo_keeper {
   }
 
   /// Each expert as it is rebuilt from a merged checkpoint.
-  [[nodiscard]] zoo::result merged(method const& m) const {
-    scratch const place;
-    m.merge(models_, place.path() / "merged");
-    braid::grouped_checkpoint const grouped(place.path() / "merged");
-    return scored(grouped.stored_fraction(), [&](std::size_t n) {
-      auto const& expert = models_.experts[n];
-      return model(expert, zoo::weights_of(grouped, grouped.expert_number(expert.name())));
-    });
+  [[nodiscard]] zoo::result merged(method const& m, std::uint64_t seed) const {
+    zoo::result mean;
+    mean.accuracy.resize(models_.experts.size());
+    for (int draw = 0; draw < m.draws; ++draw) {
+      scratch const place;
+      m.merge(models_, place.path() / "merged", seed + static_cast<std::uint64_t>(draw));
+      braid::grouped_checkpoint const grouped(place.path() / "merged");
+      zoo::result const one = scored(grouped.stored_fraction(), [&](std::size_t n) {
+        auto const& expert = models_.experts[n];
+        return model(expert, zoo::weights_of(grouped, grouped.expert_number(expert.name())));
+      });
+      mean.stored += one.stored / m.draws;
+      for (std::size_t n = 0; n < one.accuracy.size(); ++n) { mean.accuracy[n] += one.accuracy[n] / m.draws; }
+    }
+    return mean;
   }
 
  private:
@@ -217,20 +220,21 @@ struct arguments {
   std::uint64_t seed = 0;
 };
 
-/// The rows that the user wants, each with what computes it.
-std::vector<std::pair<std::string, std::function<zoo::result()>>> wanted_rows(zoo_keeper const& keeper,
-                                                                              arguments const& args) {
-  std::vector<std::pair<std::string, std::function<zoo::result()>>> rows;
-  rows.emplace_back("unmerged", [&] { return keeper.unmerged(); });
-  rows.emplace_back("base alone", [&] { return keeper.base(); });
-  for (method& m : methods(keeper.experts(), args.seed)) {
-    std::string name = m.name;
-    rows.emplace_back(std::move(name), [&keeper, m = std::move(m)] { return keeper.merged(m); });
+struct row {
+  std::string name;
+  std::function<zoo::result(zoo_keeper const&)> compute;
+};
+
+/// All rows whose names match.
+std::vector<row> wanted_rows(int experts, arguments const& args) {
+  std::vector<row> rows{{"unmerged", &zoo_keeper::unmerged}, {"base alone", &zoo_keeper::base}};
+  for (method const& m : methods(experts)) {
+    rows.push_back({m.name, [m, seed = args.seed](zoo_keeper const& keeper) { return keeper.merged(m, seed); }});
   }
   std::string names;
-  for (auto const& [name, compute] : rows) { names += (names.empty() ? "'" : ", '") + name + "'"; }
+  for (row const& r : rows) { names += (names.empty() ? "'" : ", '") + r.name + "'"; }
   braid::glob const pattern(args.rows);
-  std::erase_if(rows, [&](auto const& r) { return !pattern.matches(r.first); });
+  std::erase_if(rows, [&](row const& r) { return !pattern.matches(r.name); });
   if (rows.empty()) { throw braid::argument_error("--rows '" + args.rows + "' matches none of " + names); }
   return rows;
 }
@@ -244,9 +248,9 @@ void write_json(std::string const& file, nlohmann::ordered_json const& json) {
 
 void run(arguments const& args) {
   zoo_keeper const keeper(args.zoo);
-  auto const rows = wanted_rows(keeper, args);
+  auto const rows = wanted_rows(keeper.experts(), args);
   std::vector<std::string> names;
-  for (auto const& r : rows) { names.push_back(r.first); }
+  for (row const& r : rows) { names.push_back(r.name); }
 
   std::cout << "Accuracy: exact match of each expert, rebuilt from the merged checkpoint, on its own task.\n"
                "Stored: bytes of all tensors, index included, over those of the "
@@ -256,7 +260,7 @@ void run(arguments const& args) {
   for (auto const& [name, compute] : rows) {
     table.begin(name);
     auto const start = std::chrono::steady_clock::now();
-    results.push_back(compute());
+    results.push_back(compute(keeper));
     results.back().method = name;
     results.back().seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     table.finish(results.back());

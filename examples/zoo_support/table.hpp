@@ -37,15 +37,15 @@ class table {
         std::size_t width = 100)
       : out_(out), method_width_(6) {
     for (auto const& m : methods) { method_width_ = std::max(method_width_, m.size()); }
-    std::vector<std::string> columns = tasks;
-    columns.insert(columns.end(), {"mean", "stored"});
+    std::vector<std::string> headings = tasks;
+    headings.insert(headings.end(), {"mean", "stored"});
     std::size_t const room = width > method_width_ ? width - method_width_ : 0;
     std::size_t longest = narrowest - gap;
-    for (auto const& c : columns) { longest = std::max(longest, c.size()); }
-    cell_width_ = std::clamp(room / columns.size(), narrowest, longest + gap);
+    for (auto const& h : headings) { longest = std::max(longest, h.size()); }
+    cell_width_ = std::clamp(room / headings.size(), narrowest, longest + gap);
     cells_per_line_ = std::max<std::size_t>(room / cell_width_, 1);
     begin("method");
-    finish(columns);
+    finish(headings);
   }
 
   /// Prints the name of a row, and nothing more until `finish`.

@@ -5,6 +5,7 @@
 
 #include <braid/backend/cpu.hpp>
 #include <braid/cluster/agglomerative.hpp>
+#include <braid/cluster/any.hpp>
 #include <braid/cluster/exact.hpp>
 #include <braid/cluster/kmeans.hpp>
 #include <braid/cluster/random.hpp>
@@ -21,6 +22,7 @@
 #include <braid/prune/magnitude.hpp>
 #include <braid/prune/magprune.hpp>
 #include <braid/prune/none.hpp>
+#include <braid/similarity/any.hpp>
 #include <braid/similarity/balanced.hpp>
 #include <braid/similarity/cosine.hpp>
 #include <braid/similarity/euclidean.hpp>

@@ -52,6 +52,13 @@
 #define BRAID_STRICT_FP_FUNCTION
 #endif
 
+// Loops over a constant count that are to become SIMD: a compiler that unrolls them first sees no loop any more.
+#if defined(__GNUC__) && !defined(__clang__) && !defined(__CUDACC__)
+#define BRAID_VECTORISE _Pragma("GCC unroll 1")
+#else
+#define BRAID_VECTORISE
+#endif
+
 // Loops over a small constant count whose arrays must become registers, also at -O2.
 #if defined(__clang__)
 #define BRAID_UNROLL _Pragma("unroll")

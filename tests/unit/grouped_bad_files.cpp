@@ -107,7 +107,7 @@ TEST_CASE("an index that lies is refused") {
          f.find("braid.group.w")->dims = {2, 4};
          f.find("braid.group.w")->data.resize(8);
        }},
-      {grouped_code::index_mismatch, "must be U8 [2, 4]", [](grouped_files& f) { f.description["experts"].erase(2); }},
+      {grouped_code::index_mismatch, "must be U8 [2, 1]", [](grouped_files& f) { f.description["experts"].erase(2); }},
       {grouped_code::missing_index, "no index \"braid.group.w\"", [](grouped_files& f) { remove(f, "braid.group.w"); }},
       {grouped_code::missing_index, "no index \"braid.group.v\"",
        [](grouped_files& f) {
@@ -251,9 +251,11 @@ TEST_CASE("an ordinary checkpoint isn't a grouped one, and says so") {
 
 TEST_CASE("no damage to an index or a description crashes the reader") {
   dice d(4);
-  auto const whole = good();
+  auto whole = good();
+  whole.side_files.clear();
+  temp_dir dir;
   int refused = 0;
-  for (int round = 0; round < 1500; ++round) {
+  for (int round = 0; round < 600; ++round) {
     auto f = whole;
     if (d.coin()) {
       auto* const t = f.find(d.coin() ? "braid.group.w" : "braid.group.v");
@@ -272,10 +274,9 @@ TEST_CASE("no damage to an index or a description crashes the reader") {
         continue;  // arrays and objects can't be flattened back
       }
     }
-    temp_dir dir;
-    f.write(dir.path() / "g");
+    f.write(dir.path());
     try {
-      grouped_checkpoint const g(dir.path() / "g");
+      grouped_checkpoint const g(dir.path());
       for (std::size_t n = 0; n < g.experts().size(); ++n) {
         for (auto const& t : g.tensors()) {
           if (!g.has(n, t.name)) { continue; }
@@ -289,5 +290,5 @@ TEST_CASE("no damage to an index or a description crashes the reader") {
       ++refused;
     }
   }
-  CHECK(refused > 500);
+  CHECK(refused > 200);
 }

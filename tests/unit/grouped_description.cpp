@@ -130,7 +130,7 @@ TEST_CASE("a field of the description that can't be meant is refused by its plac
 }
 
 TEST_CASE("side files stay inside the directory and never stand for weights") {
-  for (auto const* bad : {"", "/etc/passwd", "../secret", "a/../../b", "./a", "a//b", "a/", "..", "a\\b", "model.safetensors",
+  for (auto const* bad : {"", "/etc/passwd", "../secret", "a/../../b", "./a", "a//b", "a/", "..", "model.safetensors",
                           "x/model-00001-of-00002.safetensors", "model.safetensors.index.json"}) {
     for (bool const as_key : {false, true}) {
       auto j = good();

@@ -15,6 +15,12 @@ struct mean {
     return sum{}(member, n) / static_cast<float>(n);
   }
 
+  template <int N, class V>
+  BRAID_ALWAYS_INLINE void lanes(V const* member, V& out) const noexcept {
+    sum{}.lanes<N>(member, out);
+    out = out / static_cast<float>(N);
+  }
+
   BRAID_ALWAYS_INLINE void combine(float* member, index_t stride, int n, int count, float* out) const noexcept {
     sum{}.combine(member, stride, n, count, out);
     float const size = static_cast<float>(n);

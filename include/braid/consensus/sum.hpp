@@ -17,6 +17,14 @@ struct sum {
     return total;
   }
 
+  /// The same for N members whose columns lie in the lanes of a vector type.
+  template <int N, class V>
+  BRAID_ALWAYS_INLINE void lanes(V const* member, V& out) const noexcept {
+    out = member[0];
+    BRAID_UNROLL
+    for (int i = 1; i < N; ++i) { out = out + member[i]; }
+  }
+
   /// The same for `count` columns at once; `member + i * stride` is member i. May overwrite the members.
   BRAID_ALWAYS_INLINE void combine(float* member, index_t stride, int n, int count, float* out) const noexcept {
     for (int c = 0; c < count; ++c) { out[c] = member[c]; }

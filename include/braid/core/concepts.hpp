@@ -7,7 +7,8 @@
 ///   prune        thins each expert's delta before it is merged
 ///   consensus    merges the deltas of a group
 ///
-/// A policy is a small copyable value: its type fixes the code, its members the numbers. The shipped ones are in
+/// A policy is a small copyable value: its type fixes the code, its members the numbers. `name`, `operand` and the like
+/// are usually static; a policy that is chosen at run time (similarity::any, cluster::any) has them as members. The shipped ones are in
 /// prune/, similarity/, cluster/ and consensus/; docs/policies.md writes one of each kind in about 12 lines.
 
 #include <braid/core/tensor_view.hpp>
@@ -79,8 +80,8 @@ concept plans_from_ranks = requires(P const p, tensor_key key, magnitude_ranks r
 
 /// Thins a delta: makes, on the host, a plan for one tensor (or one row) of one expert.
 template <class P>
-concept pruning_policy = std::copyable<P> && requires {
-  { P::name } -> std::convertible_to<std::string_view>;
+concept pruning_policy = std::copyable<P> && requires(P const p) {
+  { p.name } -> std::convertible_to<std::string_view>;
   { P::measures } -> std::convertible_to<statistic>;
 } && ((P::measures == statistic::none && detail::plans_alone<P>) ||
       ((P::measures == statistic::tensor_cut || P::measures == statistic::row_cut) && detail::plans_from_cut<P>) ||
@@ -99,9 +100,9 @@ enum class gram_operand : unsigned char {
 /// members), `trace` = sum of its members' squared lengths, and `size` = number of members.
 template <class S>
 concept similarity_policy = std::copyable<S> && requires(S const s, double* gram, int n, double const* norms, double x) {
-  { S::name } -> std::convertible_to<std::string_view>;
-  { S::operand } -> std::convertible_to<gram_operand>;
-  { S::needs_norms } -> std::convertible_to<bool>;  // lengths of the experts' deltas over the whole tensor
+  { s.name } -> std::convertible_to<std::string_view>;
+  { s.operand } -> std::convertible_to<gram_operand>;
+  { s.needs_norms } -> std::convertible_to<bool>;   // lengths of the experts' deltas over the whole tensor
   s.normalise(gram, n, norms);                      // in place, row-major n x n; `norms` null unless needed
   { s.group_score(x, x, x) } -> std::same_as<double>;     // (total, trace, size)
   { s.distance(x, x, x, x) } -> std::same_as<double>;     // of a member with squared length `self` and summed Gram
@@ -135,14 +136,14 @@ static_assert(similarity_policy<detail::probe_similarity>);
 template <class C>
 concept clustering_policy =
     std::copyable<C> && requires(C const c, detail::probe_similarity s, cluster_problem problem, int* label) {
-      { C::name } -> std::convertible_to<std::string_view>;
+      { c.name } -> std::convertible_to<std::string_view>;
       c.partition(s, problem, label);
     };
 
 /// Merges the (pruned) deltas of a group, element by element. `member[0 .. n)`, in the order of the experts' names.
 template <class M>
 concept consensus_policy = std::copyable<M> && requires(M const m, float const* member, int n) {
-  { M::name } -> std::convertible_to<std::string_view>;
+  { m.name } -> std::convertible_to<std::string_view>;
   { m(member, n) } noexcept -> std::same_as<float>;
 };
 

@@ -139,7 +139,7 @@ struct float8_e4m3 {
   }
 };
 
-/// OCP FP8 E5M2: largest 57344, with infinities. Too large becomes NaN's neighbour, infinity, as in IEEE formats;
+/// OCP FP8 E5M2: largest 57344, with infinities. Too large becomes infinity, as in IEEE formats;
 /// `saturate(x)` gives the largest finite number instead.
 struct float8_e5m2 {
   std::uint8_t bits = 0;

@@ -8,7 +8,9 @@
 ///   key      word 0 = low 32 bits of the seed,          word 1 = its high 32 bits
 ///   counter  word 0 = low 32 bits of the block number,  word 1 = its high 32 bits
 ///            word 2 = low 32 bits of the stream,        word 3 = its high 32 bits
-///   element e of a stream is word e & 3 of block e >> 2.
+///   element e of a stream is word (e >> 4) & 3 of block (e >> 6) * 16 + (e & 15).
+/// So 16 consecutive blocks serve 64 consecutive elements, and 16 elements in a row are the same word of 16 blocks in a
+/// row: SIMD lanes need no shuffle, and a GPU thread that takes pieces 16 elements apart uses all its words.
 /// A stream is the 64-bit hash of a tensor's and an expert's name: `stream_hash` in core/hash.hpp.
 
 #include <braid/config.hpp>
@@ -17,7 +19,7 @@
 
 BRAID_NAMESPACE_BEGIN
 
-/// The four words that Philox gives for one counter: elements 4 b .. 4 b + 3 of a stream, for block number b.
+/// The four words that Philox gives for one counter.
 struct philox_block {
   std::uint32_t word[4];
 };
@@ -26,7 +28,7 @@ struct philox_block {
 /// @param key           64-bit seed
 /// @param counter_low   words 0 and 1 of the counter: the block number
 /// @param counter_high  words 2 and 3 of the counter: the stream
-/// @complexity 20 multiplications of 32 x 32 bits; for consecutive elements call it once for every four
+/// @complexity 20 multiplications of 32 x 32 bits
 BRAID_HD constexpr philox_block philox4x32(std::uint64_t key, std::uint64_t counter_low,
                                            std::uint64_t counter_high) noexcept {
   constexpr std::uint64_t multiplier0 = 0xD2511F53u;
@@ -50,11 +52,11 @@ BRAID_HD constexpr philox_block philox4x32(std::uint64_t key, std::uint64_t coun
 
 /// Element `element` of a stream: 32 uniform bits.
 BRAID_HD constexpr std::uint32_t philox_word(std::uint64_t seed, std::uint64_t stream, std::uint64_t element) noexcept {
-  return philox4x32(seed, element >> 2, stream).word[element & 3u];
+  return philox4x32(seed, (element >> 6) << 4 | (element & 15u), stream).word[(element >> 4) & 3u];
 }
 
-/// 64 uniform bits: elements 2 * draw (the low half) and 2 * draw + 1 of the stream. Take either words or draws
-/// from one stream, not both: they overlap.
+/// 64 uniform bits: words 0 and 1 (the low half first) of block draw >> 1 for an even draw, words 2 and 3 for an odd one.
+/// Take either words or draws from one stream, not both: they overlap.
 /// @param draw  below 2^63
 BRAID_HD constexpr std::uint64_t philox_draw(std::uint64_t seed, std::uint64_t stream, std::uint64_t draw) noexcept {
   philox_block const block = philox4x32(seed, draw >> 1, stream);

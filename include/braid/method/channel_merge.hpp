@@ -113,11 +113,10 @@ class channel_merge {
   /// @param names of the experts, in name order
   [[nodiscard]] tensor_context prepare(Backend const& be, std::string_view tensor, std::vector<std::string> const& names,
                                        tensor_channels const& source) const {
-    if constexpr (requires { Cluster::check_experts(0); }) {
-      // One group, or a group for each, leaves nothing to search for.
-      if (options_.groups > 1 && options_.groups < static_cast<int>(names.size())) {
-        Cluster::check_experts(static_cast<int>(names.size()));
-      }
+    // One group, or a group for each, leaves nothing to search for.
+    bool const clusters = options_.groups > 1 && options_.groups < static_cast<int>(names.size());
+    if constexpr (requires { options_.cluster.check_experts(0); }) {
+      if (clusters) { options_.cluster.check_experts(static_cast<int>(names.size())); }
     }
     tensor_context context;
     context.channels = source.channels;
@@ -125,10 +124,7 @@ class channel_merge {
     context.allow_nonfinite = options_.allow_nonfinite;
     context.stream = stream_hash(tensor, "");
     for (auto const& n : names) { context.keys.push_back({stream_hash(tensor, n), source.channels, source.cols}); }
-    bool const clusters = options_.groups > 1 && options_.groups < static_cast<int>(names.size());
-    if constexpr (Similarity::needs_norms) {
-      if (clusters) { context.norms = ops::delta_norms<Backend>{}(be, source); }
-    }
+    if (clusters && options_.similarity.needs_norms) { context.norms = ops::delta_norms<Backend>{}(be, source); }
     if constexpr (Prune::measures == statistic::tensor_cut) {
       if (options_.groups < static_cast<int>(names.size())) {
         context.cuts = ops::magnitude_cuts<Backend>{}(be, source, options_.prune.keep_count(source.channels * source.cols));

@@ -12,8 +12,8 @@ namespace prune {
 /// Keeps each element with probability `density`, at random, and multiplies the kept ones by 1 / density (rounded
 /// once to float32), so that the expected delta stays the same: DARE, "drop and rescale".
 ///
-/// Element e = row * cols + column of the delta survives where word e & 3 of Philox block e >> 2 of the stream
-/// (seed, tensor, expert) is below floor(density * 2^32). So the mask depends on seed and names alone: not on
+/// Element e = row * cols + column of the delta survives where its Philox word (`philox_word`; the stream is that of
+/// tensor and expert) is below floor(density * 2^32). So the mask depends on seed and names alone: not on
 /// threads, tiles, backend or the other experts. Density 1 keeps all, density 0 none.
 /// Cost: a quarter of a Philox block an element; no pass over the data.
 ///
@@ -39,23 +39,37 @@ struct dare {
       return philox_word(seed, stream, element) < threshold ? x * scale : 0.0f;
     }
 
-    /// The same for consecutive columns, a block of four words at a time.
+    /// The same for consecutive columns, in groups of elements that share their Philox blocks.
     BRAID_ALWAYS_INLINE void apply(float* x, int count, index_t row, index_t col) const noexcept {
+      constexpr int group = braid::detail::philox_group;
       auto const first = static_cast<std::uint64_t>(row * cols + col);
-      auto const skip = static_cast<int>(first & 3u);
-      constexpr int blocks = 8;
-      for (int done = -skip; done < count; done += 4 * blocks) {
-        std::uint32_t word[4][blocks];
-        braid::detail::philox_blocks<blocks>(seed, (first + static_cast<std::uint64_t>(static_cast<std::int64_t>(done))) >> 2, stream,
-                              word);
-        float keep[4 * blocks];
-        for (int b = 0; b < blocks; ++b) {
-          for (int w = 0; w < 4; ++w) { keep[4 * b + w] = word[w][b] < threshold ? scale : 0.0f; }
+      // Words compare as signed numbers, which every instruction set can; a word is kept up to and including `last`.
+      constexpr std::uint32_t flip = 0x80000000u;
+      auto const last = static_cast<std::int32_t>(static_cast<std::uint32_t>(threshold - 1) ^ flip);
+      std::uint32_t const some = threshold == 0 ? 0u : ~0u;
+      for (int begin = -static_cast<int>(first % group); begin < count; begin += group) {
+        std::uint32_t word[4][16];
+        auto const element = first + static_cast<std::uint64_t>(static_cast<std::int64_t>(begin));
+        braid::detail::philox_elements(seed, element / 4, stream, word);
+        std::uint32_t keep[group];  // all ones or zero: no branch that depends on a random number
+        for (int w = 0; w < 4; ++w) {
+          BRAID_VECTORISE
+          for (int b = 0; b < 16; ++b) {
+            keep[16 * w + b] = static_cast<std::int32_t>(word[w][b] ^ flip) <= last ? some : 0u;
+          }
         }
-        int const begin = done < 0 ? -done : 0;
-        int const end = count - done < 4 * blocks ? count - done : 4 * blocks;
-        // A dropped element becomes +0 whatever its sign, as in operator().
-        for (int i = begin; i < end; ++i) { x[done + i] = keep[i] != 0.0f ? x[done + i] * keep[i] : 0.0f; }
+        auto const thin = [&](int i) {
+          std::uint32_t const bits = braid::detail::bits_as<std::uint32_t>(x[begin + i] * scale);
+          x[begin + i] = braid::detail::bits_as<float>(bits & keep[i]);
+        };
+        if (begin >= 0 && count - begin >= group) {
+          BRAID_VECTORISE
+          for (int i = 0; i < group; ++i) { thin(i); }
+        } else {
+          int const from = begin < 0 ? -begin : 0;
+          int const to = count - begin < group ? count - begin : group;
+          for (int i = from; i < to; ++i) { thin(i); }
+        }
       }
     }
   };

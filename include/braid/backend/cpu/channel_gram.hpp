@@ -3,6 +3,7 @@
 /// Which experts share a channel bit for bit, and the Gram matrix of those that differ.
 
 #include <braid/backend/cpu/channel_workspace.hpp>
+#include <braid/backend/cpu/direct.hpp>
 
 #include <array>
 #include <cmath>
@@ -55,16 +56,13 @@ inline void find_distinct(channel_block const& block, index_t row, index_t cols,
   }
 }
 
-/// Gram matrix [count, count] of the distinct rows' deltas (or their signs), float64 copies of float32 sums, into
-/// `work.gram`. Not finite only where an input isn't, or where a square overflows float32.
-inline void channel_gram(channel_block const& block, index_t row, index_t cols, distinct_rows const& distinct,
-                         bool signs, channel_workspace& work) {
+/// Adds the dot products of the distinct rows' deltas (or their signs) to `work.dots`, by way of float32 segments.
+inline void buffered_dots(channel_block const& block, index_t row, index_t cols, distinct_rows const& distinct, bool signs,
+                          channel_workspace& work) {
   int const n = distinct.count;
   std::byte const* const base_row = block.base.row(row);
   float* const base = work.base.fit(sum_order::segment);
   float* const deltas = work.deltas.fit(static_cast<std::size_t>(n) * sum_order::segment);
-  work.dots.assign(static_cast<std::size_t>(triangle(n, 0)), 0.0f);
-  float* const dots = work.dots.data();
   for_each_segment(cols, [&](index_t c, int count) {
     widen(block.base.type, at_column(base_row, block.base.type, c), base, count);
     for (int i = 0; i < n; ++i) {
@@ -74,8 +72,41 @@ inline void channel_gram(channel_block const& block, index_t row, index_t cols, 
       if (signs) { dispatch<sign_body>(delta, count); }
       pad_segment(delta, count);
     }
-    dispatch<gram_body>(static_cast<float const*>(deltas), n, padded(count), dots);
+    dispatch<gram_body>(static_cast<float const*>(deltas), n, padded(count), work.dots.data());
   });
+}
+
+/// Whether base and experts share one storage type.
+inline bool one_type(channel_block const& block) noexcept {
+  for (auto const& e : block.experts) {
+    if (e.type != block.base.type) { return false; }
+  }
+  return true;
+}
+
+/// Gram matrix [count, count] of the distinct rows' deltas (or their signs), float64 copies of float32 sums, into
+/// `work.gram`. Not finite only where an input isn't, or where a square overflows float32.
+inline void channel_gram(channel_block const& block, index_t row, index_t cols, distinct_rows const& distinct,
+                         bool signs, channel_workspace& work) {
+  int const n = distinct.count;
+  std::byte const* const base_row = block.base.row(row);
+  work.dots.assign(static_cast<std::size_t>(triangle(n, 0)), 0.0f);
+  float* const dots = work.dots.data();
+  if (!signs && n >= 2 && n <= most_direct && has_direct_kernels(block.base.type) && one_type(block)) {
+    visit_direct_dtype(block.base.type, [&]<class T>(T*) {
+      T const* rows[most_direct + 1];
+      rows[0] = reinterpret_cast<T const*>(base_row);
+      for (int i = 0; i < n; ++i) {
+        auto const e = static_cast<std::size_t>(distinct.first[static_cast<std::size_t>(i)]);
+        rows[i + 1] = reinterpret_cast<T const*>(block.experts[e].row(row));
+      }
+      with_row_count(n, [&]<int N>(std::integral_constant<int, N>) {
+        dispatch<direct_gram_body<T, N>>(static_cast<T const* const*>(rows), cols, dots);
+      });
+    });
+  } else {
+    buffered_dots(block, row, cols, distinct, signs, work);
+  }
   work.gram.resize(static_cast<std::size_t>(n) * static_cast<std::size_t>(n));
   for (int i = 0; i < n; ++i) {
     for (int j = 0; j <= i; ++j) {

@@ -13,15 +13,19 @@ BRAID_STRICT_FP_BEGIN
 BRAID_NAMESPACE_BEGIN
 namespace detail {
 
-/// W-wide vectors of the compiler's own. They alias anything and need no alignment; they are passed by reference,
-/// never by value, so that no calling convention depends on the instruction set. A cast between two of them, such as
+/// W-wide vectors of the compiler's own. Those called memory are how rows are accessed: they alias anything and need
+/// their elements' alignment only. Vectors are passed by reference, never by value, so that no calling convention
+/// depends on the instruction set. A cast between two of them, such as
 /// `(u32)x`, keeps the bits.
 template <int W>
 struct wide {
-  typedef float f32 __attribute__((vector_size(W * 4), aligned(4), may_alias));
-  typedef std::uint32_t u32 __attribute__((vector_size(W * 4), aligned(4), may_alias));
-  typedef std::int32_t i32 __attribute__((vector_size(W * 4), aligned(4), may_alias));
-  typedef std::uint16_t u16 __attribute__((vector_size(W * 2), aligned(2), may_alias));
+  typedef float f32 __attribute__((vector_size(W * 4)));
+  typedef std::uint32_t u32 __attribute__((vector_size(W * 4)));
+  typedef std::int32_t i32 __attribute__((vector_size(W * 4)));
+  typedef std::uint16_t u16 __attribute__((vector_size(W * 2)));
+  typedef float f32_memory __attribute__((vector_size(W * 4), aligned(4), may_alias));
+  typedef std::uint16_t u16_memory __attribute__((vector_size(W * 2), aligned(2), may_alias));
+  typedef std::uint32_t u32_memory __attribute__((vector_size(W * 4), aligned(2), may_alias));  // pairs of 16 bits
 };
 
 /// How a storage type is read and written W elements at a time. `vectorised` is false where a table or scalar code
@@ -35,10 +39,10 @@ template <int W>
 struct lane_codec<float, W> {
   static constexpr bool vectorised = true;
   BRAID_ALWAYS_INLINE static void load(float const* p, typename wide<W>::f32& out) noexcept {
-    out = *reinterpret_cast<typename wide<W>::f32 const*>(p);
+    out = *reinterpret_cast<typename wide<W>::f32_memory const*>(p);
   }
   BRAID_ALWAYS_INLINE static void store(typename wide<W>::f32 const& x, float* p) noexcept {
-    *reinterpret_cast<typename wide<W>::f32*>(p) = x;
+    *reinterpret_cast<typename wide<W>::f32_memory*>(p) = x;
   }
 };
 
@@ -48,7 +52,7 @@ struct lane_codec<bfloat16, W> {
   using u32 = typename wide<W>::u32;
   using u16 = typename wide<W>::u16;
   BRAID_ALWAYS_INLINE static void load(bfloat16 const* p, typename wide<W>::f32& out) noexcept {
-    u32 const bits = __builtin_convertvector(*reinterpret_cast<u16 const*>(p), u32) << 16;
+    u32 const bits = __builtin_convertvector(*reinterpret_cast<typename wide<W>::u16_memory const*>(p), u32) << 16;
     out = (typename wide<W>::f32)bits;
   }
   BRAID_ALWAYS_INLINE static void store(typename wide<W>::f32 const& x, bfloat16* p) noexcept {
@@ -60,7 +64,7 @@ struct lane_codec<bfloat16, W> {
     u32 const no_payload = (u32)((upper & 0x7Fu) == 0u);
     u32 const nan = upper | (no_payload & 0x40u);
     u32 const bits = (is_nan & nan) | (~is_nan & rounded);
-    *reinterpret_cast<u16*>(p) = __builtin_convertvector(bits, u16);
+    *reinterpret_cast<typename wide<W>::u16_memory*>(p) = __builtin_convertvector(bits, u16);
   }
 };
 
@@ -72,7 +76,7 @@ struct lane_codec<float16, W> {
   using i32 = typename wide<W>::i32;
   using u16 = typename wide<W>::u16;
   BRAID_ALWAYS_INLINE static void load(float16 const* p, f32& out) noexcept {
-    u32 const h = __builtin_convertvector(*reinterpret_cast<u16 const*>(p), u32);
+    u32 const h = __builtin_convertvector(*reinterpret_cast<typename wide<W>::u16_memory const*>(p), u32);
     u32 const magnitude = h & 0x7FFFu;
     u32 const special = (u32)(magnitude >= 0x7C00u);
     u32 const tiny = (u32)(magnitude < 0x400u);
@@ -97,7 +101,7 @@ struct lane_codec<float16, W> {
     u32 const finite = (is_tiny & subnormal) | (~is_tiny & normal);
     u32 const large = (is_nan & nan) | (~is_nan & 0x7C00u);
     u32 const bits = (is_large & large) | (~is_large & finite) | ((u >> 16) & 0x8000u);
-    *reinterpret_cast<u16*>(p) = __builtin_convertvector(bits, u16);
+    *reinterpret_cast<typename wide<W>::u16_memory*>(p) = __builtin_convertvector(bits, u16);
   }
 };
 
@@ -127,7 +131,7 @@ struct widen_body {
       for (; c + W <= count; c += W) {
         typename wide<W>::f32 x;
         lane_codec<T, W>::load(from + c, x);
-        *reinterpret_cast<typename wide<W>::f32*>(to + c) = x;
+        *reinterpret_cast<typename wide<W>::f32_memory*>(to + c) = x;
       }
     }
     for (; c < count; ++c) { to[c] = widen_one(from[c]); }
@@ -144,7 +148,7 @@ struct delta_body {
       for (; c + W <= count; c += W) {
         typename wide<W>::f32 x;
         lane_codec<T, W>::load(from + c, x);
-        *reinterpret_cast<typename wide<W>::f32*>(to + c) = x - *reinterpret_cast<typename wide<W>::f32 const*>(base + c);
+        *reinterpret_cast<typename wide<W>::f32_memory*>(to + c) = x - *reinterpret_cast<typename wide<W>::f32_memory const*>(base + c);
       }
     }
     for (; c < count; ++c) { to[c] = widen_one(from[c]) - base[c]; }
@@ -160,7 +164,7 @@ struct finish_body {
     if constexpr (lane_codec<T, W>::vectorised) {
       using f32 = typename wide<W>::f32;
       for (; c + W <= count; c += W) {
-        f32 const x = *reinterpret_cast<f32 const*>(base + c) + *reinterpret_cast<f32 const*>(merged + c) * lambda;
+        f32 const x = *reinterpret_cast<typename wide<W>::f32_memory const*>(base + c) + *reinterpret_cast<typename wide<W>::f32_memory const*>(merged + c) * lambda;
         lane_codec<T, W>::store(x, to + c);
       }
     }

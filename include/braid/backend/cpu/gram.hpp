@@ -34,7 +34,7 @@ BRAID_ALWAYS_INLINE void gram_block(float const* delta, int i0, int j0, int coun
     for (int c = 0; c < count; c += sum_order::lanes) {
       f32 x[static_cast<std::size_t>(I)];
       BRAID_UNROLL
-      for (int i = 0; i < I; ++i) { x[i] = *reinterpret_cast<f32 const*>(row + (i0 + i) * segment_stride + c); }
+      for (int i = 0; i < I; ++i) { x[i] = *reinterpret_cast<typename wide<W>::f32_memory const*>(row + (i0 + i) * segment_stride + c); }
       if constexpr (Triangle) {
         BRAID_UNROLL
         for (int i = 0; i < I; ++i) {
@@ -44,14 +44,14 @@ BRAID_ALWAYS_INLINE void gram_block(float const* delta, int i0, int j0, int coun
       } else {
         BRAID_UNROLL
         for (int j = 0; j < J; ++j) {
-          f32 const y = *reinterpret_cast<f32 const*>(row + (j0 + j) * segment_stride + c);
+          f32 const y = *reinterpret_cast<typename wide<W>::f32_memory const*>(row + (j0 + j) * segment_stride + c);
           BRAID_UNROLL
           for (int i = 0; i < I; ++i) { sum[i * J + j] = sum[i * J + j] + x[i] * y; }
         }
       }
     }
     BRAID_UNROLL
-    for (std::size_t k = 0; k < pairs; ++k) { *reinterpret_cast<f32*>(&lane[k][first]) = sum[k]; }
+    for (std::size_t k = 0; k < pairs; ++k) { *reinterpret_cast<typename wide<W>::f32_memory*>(&lane[k][first]) = sum[k]; }
   }
   for (int i = 0; i < I; ++i) {
     for (int j = 0; j < (Triangle ? i + 1 : J); ++j) {

@@ -2,7 +2,7 @@
 
 /// Merges the experts of one group of one channel: prune each delta, agree, add the base, round once.
 
-#include <braid/backend/cpu/channel_workspace.hpp>
+#include <braid/backend/cpu/channel_gram.hpp>
 
 #include <array>
 
@@ -57,10 +57,44 @@ auto plan_for_row(Prune const& prune, tensor_context const& context, int expert,
   }
 }
 
+/// Whether the plans of a pruning policy keep everything.
+template <class Prune>
+constexpr bool prunes_nothing() {
+  if constexpr (Prune::measures == statistic::none) {
+    return requires { requires decltype(std::declval<Prune const&>().plan(tensor_key{}))::keeps_all; };
+  } else {
+    return false;
+  }
+}
+
+/// The whole row in registers, where nothing is pruned, the members are few and everything has one type.
+/// @return false where that isn't so
+template <class Consensus>
+bool merge_group_direct(Consensus const& consensus, float lambda, index_t cols, channel_block const& block, index_t row,
+                        int const* member, int n, std::byte* out) {
+  dtype const type = block.out;
+  if (n > most_direct || !has_direct_kernels(type) || block.base.type != type || !one_type(block)) { return false; }
+  visit_direct_dtype(type, [&]<class T>(T*) {
+    T const* rows[most_direct + 1];
+    rows[0] = reinterpret_cast<T const*>(block.base.row(row));
+    for (int m = 0; m < n; ++m) {
+      rows[m + 1] = reinterpret_cast<T const*>(block.experts[static_cast<std::size_t>(member[m])].row(row));
+    }
+    with_row_count(n, [&]<int N>(std::integral_constant<int, N>) {
+      dispatch<direct_merge_body<T, Consensus, N>>(&consensus, static_cast<T const* const*>(rows), cols, lambda,
+                                                   reinterpret_cast<T*>(out));
+    });
+  });
+  return true;
+}
+
 template <class Prune, class Consensus>
 void merge_group(Prune const& prune, Consensus const& consensus, float lambda, tensor_context const& context,
                  channel_block const& block, index_t row, int const* member, int n, std::byte* out,
                  channel_workspace& work) {
+  if constexpr (prunes_nothing<Prune>() && merges_lanes<Consensus>) {
+    if (merge_group_direct(consensus, lambda, context.cols, block, row, member, n, out)) { return; }
+  }
   index_t const channel = block.first + row;
   std::byte const* const base_row = block.base.row(row);
 

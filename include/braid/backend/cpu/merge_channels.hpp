@@ -57,11 +57,10 @@ struct merge_channels<cpu, Prune, Similarity, Cluster, Consensus> {
       for (int d = 0; d < n; ++d) { group[static_cast<std::size_t>(d)] = used == 1 ? 0 : d; }
       return used;
     }
-    constexpr bool signs = Similarity::operand == gram_operand::signs;
-    detail::channel_gram(block, row, context.cols, distinct, signs, work);
+    detail::channel_gram(block, row, context.cols, distinct, similarity.operand == gram_operand::signs, work);
     if (!context.allow_nonfinite) { check_gram(context, block, row, distinct, work); }
     double norms[max_experts];
-    if constexpr (Similarity::needs_norms) {
+    if (similarity.needs_norms) {
       for (int d = 0; d < n; ++d) {
         norms[d] = context.norms[static_cast<std::size_t>(distinct.first[static_cast<std::size_t>(d)])];
       }
@@ -70,7 +69,7 @@ struct merge_channels<cpu, Prune, Similarity, Cluster, Consensus> {
     for (int i = 0; i < n * n; ++i) {
       if (!std::isfinite(gram[i])) { gram[i] = 0.0; }
     }
-    similarity.normalise(gram, n, Similarity::needs_norms ? norms : nullptr);
+    similarity.normalise(gram, n, similarity.needs_norms ? norms : nullptr);
     cluster_problem const problem{n, used, gram, distinct.weight.data(), context.stream, block.first + row};
     cluster.partition(similarity, problem, group.data());
     add_similarity(n, group.data(), distinct, gram, out);
@@ -78,9 +77,10 @@ struct merge_channels<cpu, Prune, Similarity, Cluster, Consensus> {
   }
 
   /// Looks closer where the Gram matrix isn't finite, or can't tell.
-  static void check_gram(tensor_context const& context, channel_block const& block, index_t row,
-                         detail::distinct_rows const& distinct, detail::channel_workspace& work) {
-    bool finite = Similarity::operand == gram_operand::deltas;
+  void check_gram(tensor_context const& context, channel_block const& block, index_t row,
+                  detail::distinct_rows const& distinct, detail::channel_workspace& work) const {
+    bool const of_deltas = similarity.operand == gram_operand::deltas;
+    bool finite = of_deltas;
     int suspect = 0;
     for (int d = 0; finite && d < distinct.count; ++d) {
       if (!std::isfinite(work.gram[static_cast<std::size_t>(d * distinct.count + d)])) {
@@ -90,9 +90,7 @@ struct merge_channels<cpu, Prune, Similarity, Cluster, Consensus> {
     }
     if (finite) { return; }
     detail::check_finite_channel(block, row, context.cols, work);
-    if constexpr (Similarity::operand == gram_operand::deltas) {
-      throw detail::nonfinite_found{{suspect, block.first + row, 0, 0.0f}};
-    }
+    if (of_deltas) { throw detail::nonfinite_found{{suspect, block.first + row, 0, 0.0f}}; }
   }
 
   /// Mean cosine between members and their group's sum, in the similarity's own (normalised) space.

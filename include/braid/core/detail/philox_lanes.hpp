@@ -7,12 +7,16 @@
 BRAID_NAMESPACE_BEGIN
 namespace detail {
 
-/// `Blocks` consecutive Philox4x32-10 blocks, with each of the four words side by side, so that a compiler turns the
-/// loops into SIMD. The same words as `philox4x32(seed, first_block + b, stream)`.
-template <int Blocks>
-BRAID_ALWAYS_INLINE void philox_blocks(std::uint64_t seed, std::uint64_t first_block, std::uint64_t stream,
-                                       std::uint32_t (&word)[4][static_cast<std::size_t>(Blocks)]) noexcept {
-  for (int b = 0; b < Blocks; ++b) {
+/// Elements in a group that shares its blocks.
+inline constexpr int philox_group = 64;
+
+/// Sixteen consecutive Philox4x32-10 blocks, with each of the four words side by side, so that a compiler turns the
+/// loops into SIMD: the words of the 64 elements from 4 * `first_block` on (a multiple of 64), in their order.
+BRAID_ALWAYS_INLINE void philox_elements(std::uint64_t seed, std::uint64_t first_block, std::uint64_t stream,
+                                         std::uint32_t (&word)[4][16]) noexcept {
+  constexpr int blocks = 16;
+  BRAID_VECTORISE
+  for (int b = 0; b < blocks; ++b) {
     std::uint64_t const block = first_block + static_cast<std::uint64_t>(b);
     word[0][b] = static_cast<std::uint32_t>(block);
     word[1][b] = static_cast<std::uint32_t>(block >> 32);
@@ -22,7 +26,8 @@ BRAID_ALWAYS_INLINE void philox_blocks(std::uint64_t seed, std::uint64_t first_b
   auto key0 = static_cast<std::uint32_t>(seed);
   auto key1 = static_cast<std::uint32_t>(seed >> 32);
   for (int round = 0; round < 10; ++round) {
-    for (int b = 0; b < Blocks; ++b) {
+    BRAID_VECTORISE
+    for (int b = 0; b < blocks; ++b) {
       std::uint64_t const product0 = std::uint64_t{0xD2511F53u} * word[0][b];
       std::uint64_t const product1 = std::uint64_t{0xCD9E8D57u} * word[2][b];
       std::uint32_t const next0 = static_cast<std::uint32_t>(product1 >> 32) ^ word[1][b] ^ key0;

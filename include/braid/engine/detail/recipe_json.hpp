@@ -5,20 +5,30 @@
 #include <nlohmann/json.hpp>
 
 #include <string>
+#include <variant>
 
 BRAID_NAMESPACE_BEGIN
 namespace detail {
 
 /// A policy's name and the numbers that braid's own policies have. A user's policy may offer `describe(json&)`.
 template <class Policy>
-nlohmann::json policy_json(Policy const& p) {
-  nlohmann::json j = {{"name", std::string(Policy::name)}};
+nlohmann::json own_policy_json(Policy const& p) {
+  nlohmann::json j = {{"name", std::string(p.name)}};
   if constexpr (requires { j["density"] = p.density; }) { j["density"] = p.density; }
   if constexpr (requires { j["epsilon"] = p.epsilon; }) { j["epsilon"] = p.epsilon; }
   if constexpr (requires { j["restarts"] = p.restarts; }) { j["restarts"] = p.restarts; }
   if constexpr (requires { j["seed"] = p.seed; }) { j["seed"] = p.seed; }
   if constexpr (requires { p.describe(j); }) { p.describe(j); }
   return j;
+}
+
+template <class Policy>
+nlohmann::json policy_json(Policy const& p) {
+  if constexpr (requires { p.choice; }) {  // chosen at run time
+    return std::visit([](auto const& chosen) { return own_policy_json(chosen); }, p.choice);
+  } else {
+    return own_policy_json(p);
+  }
 }
 
 /// The options of a channel merge, for the metadata of what it writes.
@@ -36,6 +46,13 @@ std::uint64_t recipe_seed(Options const& o) {
     return o.prune.seed;
   } else if constexpr (requires { std::uint64_t{o.cluster.seed}; }) {
     return o.cluster.seed;
+  } else if constexpr (requires { o.cluster.choice; }) {
+    return std::visit(
+        [](auto const& c) -> std::uint64_t {
+          if constexpr (requires { std::uint64_t{c.seed}; }) { return c.seed; }
+          return 0;
+        },
+        o.cluster.choice);
   } else {
     return 0;
   }

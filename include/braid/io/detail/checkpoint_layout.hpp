@@ -158,6 +158,7 @@ inline void read_index(std::filesystem::path const& dir, checkpoint_layout& layo
 inline checkpoint_layout find_layout(std::filesystem::path const& dir) {
   std::error_code ec;
   auto const status = std::filesystem::status(dir, ec);
+  if (status.type() == std::filesystem::file_type::none) { io_failure(dir, "stat", ec.value()); }
   if (!std::filesystem::exists(status)) {
     throw io_error(dir.string() +
                    ": no such directory; check the path (a name on a model hub must be downloaded first)");

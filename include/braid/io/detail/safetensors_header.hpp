@@ -13,6 +13,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include <nlohmann/json.hpp>
@@ -65,7 +66,7 @@ class header_events {
 
   bool string(string_t& s) {
     if (place_ == place::metadata) {
-      if (!out_.metadata.emplace(key_, s).second) {
+      if (!out_.metadata.emplace(key_, std::move(s)).second) {
         refuse(format_code::duplicate_field, where_, "__metadata__ has " + in_quotes(key_) + " twice");
       }
       return true;
@@ -106,9 +107,9 @@ class header_events {
         if (has_metadata_) { refuse(format_code::duplicate_field, where_, "__metadata__ is there twice"); }
         has_metadata_ = true;
       }
-      key_ = k;
+      key_ = std::move(k);
     } else if (place_ == place::metadata) {
-      key_ = k;
+      key_ = std::move(k);
     } else {
       field_ = k == "dtype" ? type : k == "shape" ? shape : k == "data_offsets" ? offsets : none;
       if (field_ == none) {
