@@ -1,7 +1,7 @@
 /// Channel Merging in memory, as a fraction of copy speed: the time of a memcpy whose bytes read plus bytes written are
 /// the least bytes of the merge, (N + 1 + K) x tensor, over the time of the merge, in the same run.
 ///
-///   build/bench/bin/channel_merge_bench --benchmark_filter=cosine
+///   build/bench/bin/bench_channel_merge --benchmark_filter=cosine
 
 #include "support/copy_speed.hpp"
 #include "support/models.hpp"

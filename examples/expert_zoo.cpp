@@ -46,27 +46,6 @@ struct method {
   int draws = 1;  // the row is the mean over that many seeds
 };
 
-/// A clustering policy of this program's own: searches every partition where that is feasible, uses K-Means++ for
-/// larger zoos, or groups at random: the control, against which a clustering shows at equal bytes what it is worth.
-struct grouping {
-  static constexpr std::string_view name = "grouping";
-
-  bool at_random = false;
-  std::uint64_t seed = 0;
-
-  template <braid::similarity_policy Similarity>
-  void partition(Similarity const& similarity, braid::cluster_problem const& problem, int* label) const {
-    if (at_random) {
-      braid::cluster::random{.seed = seed}.partition(similarity, problem, label);
-    } else if (problem.count <= braid::cluster::exact::most_experts) {
-      braid::cluster::exact{}.partition(similarity, problem, label);
-    } else {
-      braid::cluster::kmeans{.seed = seed}.partition(similarity, problem, label);
-    }
-  }
-};
-static_assert(braid::clustering_policy<grouping>);
-
 /// Accuracy under random groups varies by 0.03 from seed to seed, so such a row is the mean of several.
 constexpr int random_draws = 3;
 
@@ -79,41 +58,42 @@ method named(std::string name, Make make, int draws = 1) {
   return {std::move(name), std::move(merge), draws};
 }
 
-template <class Similarity, class Consensus, class Prune>
-method channel_merging(int groups, Prune prune, bool at_random = false) {
-  using merge = braid::channel_merge<braid::cpu, Prune, Similarity, grouping, Consensus>;
+/// Channel Merging. Similarity and clustering are chosen at run time, so that few merges are compiled for many rows.
+/// @param at_random draws the groups: the control, against which a clustering shows at equal bytes what it is worth
+template <class Prune, class Consensus>
+method channel_merging(int experts, int groups, Prune prune, Consensus consensus, braid::similarity::any similarity,
+                       bool at_random = false) {
+  using merge = braid::channel_merge<braid::cpu, Prune, braid::similarity::any, braid::cluster::any, Consensus>;
   auto const make = [=](std::uint64_t seed) {
-    return merge{{.prune = prune, .cluster = {.at_random = at_random, .seed = seed}, .groups = groups}};
+    braid::cluster::any cluster = braid::cluster::exact{};
+    if (experts > braid::cluster::exact::most_experts) { cluster = braid::cluster::kmeans{.seed = seed}; }
+    if (at_random) { cluster = braid::cluster::random{.seed = seed}; }
+    return merge{{.prune = prune, .similarity = similarity, .cluster = cluster, .consensus = consensus,
+                  .groups = groups}};
   };
-  std::string name = "channel merging K=" + std::to_string(groups) + " " + std::string(Consensus::name) + ", ";
-  if (!at_random) { return named(name + std::string(Similarity::name), make); }
-  return named(name + "random (" + std::to_string(random_draws) + " draws)", make, random_draws);
+  std::string const name = "channel merging K=" + std::to_string(groups) + " " + std::string(consensus.name) + ", ";
+  if (at_random) { return named(name + "random (" + std::to_string(random_draws) + " draws)", make, random_draws); }
+  return named(name + std::string(similarity.name), make);
 }
 
 /// Every way of merging that the table compares.
 std::vector<method> methods(int experts) {
-  using braid::similarity::balanced;
-  using braid::similarity::cosine;
-  using braid::similarity::euclidean;
-  using braid::consensus::mean;
-  using braid::consensus::ties;
-  braid::prune::none const whole;
-  braid::prune::magnitude const trimmed{.density = 0.7};  // over the tensor, as TIES does before it elects signs
+  using namespace braid;
+  similarity::any const similarities[] = {similarity::cosine{}, similarity::euclidean{}, similarity::balanced{}};
   std::vector<method> all;
+  // Merging in its simplest form, and as TIES does it: trim over the tensor, elect signs, mean of those that agree.
+  auto const compare = [&](int groups, auto prune, auto consensus) {
+    for (auto const& s : similarities) { all.push_back(channel_merging(experts, groups, prune, consensus, s)); }
+    if (groups == 2) { all.push_back(channel_merging(experts, 2, prune, consensus, similarity::cosine{}, true)); }
+  };
   for (int groups = 2; groups <= 3 && groups < experts; ++groups) {
-    all.push_back(channel_merging<cosine, mean>(groups, whole));
-    all.push_back(channel_merging<euclidean, mean>(groups, whole));
-    all.push_back(channel_merging<balanced, mean>(groups, whole));
-    if (groups == 2) { all.push_back(channel_merging<cosine, mean>(groups, whole, true)); }
-    all.push_back(channel_merging<cosine, ties>(groups, trimmed));
-    all.push_back(channel_merging<euclidean, ties>(groups, trimmed));
-    all.push_back(channel_merging<balanced, ties>(groups, trimmed));
-    if (groups == 2) { all.push_back(channel_merging<cosine, ties>(groups, trimmed, true)); }
+    compare(groups, prune::none{}, consensus::mean{});
+    compare(groups, prune::magnitude{.density = 0.7}, consensus::ties{});
   }
-  all.push_back(channel_merging<cosine, mean>(experts, whole));
-  if (experts <= braid::cluster::exact::most_experts) {
-    all.push_back(named("preset dare_cm", [](std::uint64_t seed) { return braid::presets::make_dare_cm(seed); }));
-    all.push_back(named("preset ties_cm", [](std::uint64_t) { return braid::presets::make_ties_cm(); }));
+  all.push_back(channel_merging(experts, experts, prune::none{}, consensus::mean{}, similarity::cosine{}));
+  if (experts <= cluster::exact::most_experts) {
+    all.push_back(named("preset dare_cm", [](std::uint64_t seed) { return presets::make_dare_cm(seed); }));
+    all.push_back(named("preset ties_cm", [](std::uint64_t) { return presets::make_ties_cm(); }));
   }
   return all;
 }
@@ -122,10 +102,12 @@ std::vector<method> methods(int experts) {
 class scratch {
  public:
   scratch() {
-    std::string name = (fs::temp_directory_path() / "expert_zoo-XXXXXX").string();
-    if (::mkdtemp(name.data()) == nullptr) {
-      throw braid::io_error(name + ": can't be made: " + std::generic_category().message(errno) +
-                            "; set TMPDIR to a directory with room for a merged checkpoint");
+    std::error_code problem;
+    std::string name = (fs::temp_directory_path(problem) / "expert_zoo-XXXXXX").string();
+    if (!problem && ::mkdtemp(name.data()) == nullptr) { problem = {errno, std::generic_category()}; }
+    if (problem) {
+      throw braid::io_error("no temporary directory (" + problem.message() +
+                            "): set TMPDIR to a directory with room for a merged checkpoint");
     }
     path_ = name;
   }
@@ -195,7 +177,11 @@ class zoo_keeper {
 
  private:
   static zoo::llama<> model(braid::checkpoint const& of, zoo::weight_source const& weights) {
-    return {zoo::llama_config::from_json(of.config(), (of.path() / "config.json").string()), weights};
+    try {
+      return {zoo::llama_config::from_json(of.config(), (of.path() / "config.json").string()), weights};
+    } catch (braid::shape_error const& e) {
+      throw braid::shape_error(of.path().string() + ": " + e.what());
+    }
   }
 
   /// @param model_of gives the model that answers the n-th task's prompts
@@ -239,14 +225,20 @@ std::vector<row> wanted_rows(int experts, arguments const& args) {
   return rows;
 }
 
+[[noreturn]] void refuse_json(std::string const& file) {
+  throw braid::io_error(file + ": can't be written; give --json a file in a directory that exists and is yours");
+}
+
 void write_json(std::string const& file, nlohmann::ordered_json const& json) {
   std::ofstream out(file, std::ios::trunc);
   out << json.dump(2) << '\n';
   out.close();
-  if (!out) { throw braid::io_error(file + ": can't be written; give --json a file in a directory of yours"); }
+  if (!out) { refuse_json(file); }
 }
 
 void run(arguments const& args) {
+  // Better now than after half a minute of merging.
+  if (!args.json.empty() && !fs::is_directory(fs::absolute(args.json).parent_path())) { refuse_json(args.json); }
   zoo_keeper const keeper(args.zoo);
   auto const rows = wanted_rows(keeper.experts(), args);
   std::vector<std::string> names;
@@ -273,10 +265,10 @@ void run(arguments const& args) {
 int main(int argc, char** argv) {
   arguments args;
   CLI::App app{"Merges a zoo of experts in several ways and measures what each expert still knows.", "expert_zoo"};
-  app.add_option("ZOO_DIR", args.zoo, "directory with base, one expert per task, and prompts.json")->required();
-  app.add_option("--json", args.json, "also write the table to this file");
-  app.add_option("--rows", args.rows, "only rows whose name matches this glob, such as '*K=2*'");
-  app.add_option("--seed", args.seed, "for random pruning and random groups (default 0)");
+  app.add_option("ZOO_DIR", args.zoo, "holds base, one expert per task, and prompts.json")->required()->type_name("");
+  app.add_option("--json", args.json, "also write the table to this file")->type_name("FILE");
+  app.add_option("--rows", args.rows, "only rows whose name matches this glob, such as '*K=2*'")->type_name("GLOB");
+  app.add_option("--seed", args.seed, "for random pruning and random groups (default 0)")->type_name("N");
   try {
     app.parse(argc, argv);
     run(args);
@@ -286,7 +278,6 @@ int main(int argc, char** argv) {
   } catch (CLI::ParseError const& e) {
     std::cerr << "expert_zoo: " << e.what() << "; see expert_zoo --help\n";
   } catch (std::exception const& e) {
-    std::cout << std::endl;  // the message stands in a line of its own, also within the table
     std::cerr << "expert_zoo: " << e.what() << '\n';
   }
   return 1;

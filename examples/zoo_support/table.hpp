@@ -48,8 +48,17 @@ class table {
     finish(headings);
   }
 
+  table(table const&) = delete;
+  table& operator=(table const&) = delete;
+
+  /// Ends a row that was begun and never finished, so that an error message has a line of its own.
+  ~table() {
+    if (in_row_) { out_ << std::endl; }
+  }
+
   /// Prints the name of a row, and nothing more until `finish`.
   void begin(std::string_view method) {
+    in_row_ = true;
     out_ << method << std::string(method_width_ - std::min(method.size(), method_width_), ' ') << std::flush;
   }
 
@@ -78,12 +87,14 @@ class table {
       out_ << std::string(cell_width_ - cell.size(), ' ') << cell;
     }
     out_ << '\n' << std::flush;
+    in_row_ = false;
   }
 
   std::ostream& out_;
   std::size_t method_width_;
   std::size_t cell_width_ = 0;
   std::size_t cells_per_line_ = 0;
+  bool in_row_ = false;
 };
 
 /// {"zoo": path, "rows": [{"method", "accuracy": {task: share}, "mean", "stored", "seconds"}, ...]}

@@ -79,10 +79,10 @@ class dice {
 struct expert_tensor {
   std::string name;
   braid::dtype type = braid::dtype::bf16;
-  std::optional<int> axis;      // nothing: the default
-  std::vector<shape> shapes;    // of each expert
-  std::vector<bool> present;    // whether it has the tensor
-  std::vector<bytes> data;      // of each expert
+  std::optional<int> axis;    // nothing: the default
+  std::vector<shape> shapes;  // of each expert
+  std::vector<bool> present;  // whether it has the tensor
+  std::vector<bytes> data;    // of each expert
 };
 
 /// The channel of every element of a tensor, and its position in the channel's row, in row-major order of the tensor:
@@ -199,9 +199,12 @@ struct grouped_files {
 inline grouped_files group_experts(std::vector<std::string> const& names, std::vector<expert_tensor> const& model) {
   grouped_files out;
   auto& d = out.description;
-  d = {{"format", 1},        {"version", "0.1.0"},
-       {"method", "test"},   {"recipe", nlohmann::json::object()},
-       {"seed", 7},          {"base", {{"name", "base"}, {"hash", "b"}}},
+  d = {{"format", 1},
+       {"version", "0.1.0"},
+       {"method", "test"},
+       {"recipe", nlohmann::json::object()},
+       {"seed", 7},
+       {"base", {{"name", "base"}, {"hash", "b"}}},
        {"experts", nlohmann::json::array()}};
   for (std::size_t n = 0; n < names.size(); ++n) {
     std::string const path = n == 0 ? "config.json" : "experts/" + names[n] + "/config.json";

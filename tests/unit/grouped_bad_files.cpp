@@ -24,12 +24,12 @@ grouped_files good() {
     for (int const v : values) { out.push_back(static_cast<std::byte>(v)); }
     return out;
   };
-  return group_experts(
-      {"a", "b", "c"},
-      {u8("w", {{4, 2}, {4, 2}, {4, 2}}, {b({0, 0, 1, 1, 2, 2, 3, 3}), b({0, 0, 4, 4, 2, 2, 5, 5}), b({6, 6, 4, 4, 2, 2, 7, 7})}),
-       u8("v", {{2, 1}, {3, 1}, {1, 1}}, {b({1, 2}), b({1, 3, 4}), b({1})}),
-       u8("lack", {{1, 2}, {1, 2}, {1, 2}}, {b({}), b({1, 2}), b({3, 4})}),
-       u8("same", {{2}, {2}, {2}}, {b({8, 9}), b({8, 9}), b({8, 9})})});
+  return group_experts({"a", "b", "c"},
+                       {u8("w", {{4, 2}, {4, 2}, {4, 2}},
+                           {b({0, 0, 1, 1, 2, 2, 3, 3}), b({0, 0, 4, 4, 2, 2, 5, 5}), b({6, 6, 4, 4, 2, 2, 7, 7})}),
+                        u8("v", {{2, 1}, {3, 1}, {1, 1}}, {b({1, 2}), b({1, 3, 4}), b({1})}),
+                        u8("lack", {{1, 2}, {1, 2}, {1, 2}}, {b({}), b({1, 2}), b({3, 4})}),
+                        u8("same", {{2}, {2}, {2}}, {b({8, 9}), b({8, 9}), b({8, 9})})});
 }
 
 std::pair<int, std::string> refusal(grouped_files const& f) {
@@ -37,9 +37,7 @@ std::pair<int, std::string> refusal(grouped_files const& f) {
   f.write(dir.path() / "g");
   try {
     grouped_checkpoint const g(dir.path() / "g");
-  } catch (format_error const& e) {
-    return {e.code(), e.what()};
-  }
+  } catch (format_error const& e) { return {e.code(), e.what()}; }
   return {0, ""};
 }
 
@@ -88,7 +86,8 @@ TEST_CASE("an index that lies is refused") {
        [](grouped_files& f) { label(f, 0, 3) = std::byte{255}; }},
       {grouped_code::label_order, "expert \"b\" into group 2 of channel 1, where only group 0 to 1",
        [](grouped_files& f) { label(f, 1, 1) = std::byte{2}; }},
-      {grouped_code::label_order, "expert \"c\" into group 254", [](grouped_files& f) { label(f, 2, 0) = std::byte{254}; }},
+      {grouped_code::label_order, "expert \"c\" into group 254",
+       [](grouped_files& f) { label(f, 2, 0) = std::byte{254}; }},
       {grouped_code::extra_too_short, "points past the extra rows: it needs 5, \"braid.extra.w\" has 4",
        [](grouped_files& f) { label(f, 2, 2) = std::byte{1}; }},
       {grouped_code::extra_too_long, "has 4 rows, and the index needs 3",
@@ -98,8 +97,11 @@ TEST_CASE("an index that lies is refused") {
       {grouped_code::unused_channel, "no expert has its last channel",
        [](grouped_files& f) { f.find("braid.group.v")->data[5] = std::byte{255}; }},
       {grouped_code::index_mismatch, "must be U8 [3, 4]: experts times channels",
-       [](grouped_files& f) { f.find("braid.group.w")->dims = {4, 3}; }},
-      {grouped_code::index_mismatch, "must be U8 [3, 4]", [](grouped_files& f) { f.find("braid.group.w")->dims = {12}; }},
+       [](grouped_files& f) {
+         f.find("braid.group.w")->dims = {4, 3};
+       }},
+      {grouped_code::index_mismatch, "must be U8 [3, 4]",
+       [](grouped_files& f) { f.find("braid.group.w")->dims = {12}; }},
       {grouped_code::index_mismatch, "must be U8 [3, 4]",
        [](grouped_files& f) { f.find("braid.group.w")->type = dtype::i8; }},
       {grouped_code::index_mismatch, "must be U8 [3, 4]",
@@ -148,7 +150,9 @@ TEST_CASE("extra rows that don't fit are refused") {
          f.find("braid.extra.w")->data.resize(10);
        }},
       {grouped_code::extra_mismatch, "\"braid.extra.w\" must be U8 [rows, 2]",
-       [](grouped_files& f) { f.find("braid.extra.w")->dims = {2, 4}; }},
+       [](grouped_files& f) {
+         f.find("braid.extra.w")->dims = {2, 4};
+       }},
       {grouped_code::extra_mismatch, "\"braid.extra.w\" must be U8 [rows, 2]",
        [](grouped_files& f) { f.find("braid.extra.w")->dims = {8}; }},
       {grouped_code::extra_mismatch, "\"braid.extra.w\" must be U8 [rows, 2]",
@@ -161,19 +165,29 @@ TEST_CASE("extra rows that don't fit are refused") {
 TEST_CASE("names that lie are refused") {
   check_refused({
       {grouped_code::orphan, "\"ghost\": has extra rows, but is neither there nor",
-       [](grouped_files& f) { f.tensors.push_back({"braid.extra.ghost", dtype::u8, {1, 1}, bytes(1)}); }},
+       [](grouped_files& f) {
+         f.tensors.push_back({"braid.extra.ghost", dtype::u8, {1, 1}, bytes(1)});
+       }},
       {grouped_code::orphan, "\"ghost\": isn't there, nor are extra rows",
-       [](grouped_files& f) { f.tensors.push_back({"braid.group.ghost", dtype::u8, {3, 1}, bytes(3)}); }},
+       [](grouped_files& f) {
+         f.tensors.push_back({"braid.group.ghost", dtype::u8, {3, 1}, bytes(3)});
+       }},
       {grouped_code::orphan, "\"lack\": has extra rows, but is neither there nor",
        [](grouped_files& f) { f.description["shapes"].erase("lack"); }},
       {grouped_code::orphan, "\"lack\": isn't there, nor are extra rows",
        [](grouped_files& f) { remove(f, "braid.extra.lack"); }},
       {grouped_code::orphan, "\"\": isn't there",
-       [](grouped_files& f) { f.tensors.push_back({"braid.group.", dtype::u8, {3, 1}, bytes(3)}); }},
+       [](grouped_files& f) {
+         f.tensors.push_back({"braid.group.", dtype::u8, {3, 1}, bytes(3)});
+       }},
       {grouped_code::unknown_kind, "\"braid.residual.w\" is of a kind",
-       [](grouped_files& f) { f.tensors.push_back({"braid.residual.w", dtype::u8, {1}, bytes(1)}); }},
+       [](grouped_files& f) {
+         f.tensors.push_back({"braid.residual.w", dtype::u8, {1}, bytes(1)});
+       }},
       {grouped_code::unknown_kind, "reserved",
-       [](grouped_files& f) { f.tensors.push_back({"braid.extra.braid.group.w", dtype::u8, {1, 4}, bytes(4)}); }},
+       [](grouped_files& f) {
+         f.tensors.push_back({"braid.extra.braid.group.w", dtype::u8, {1, 4}, bytes(4)});
+       }},
       {grouped_code::unknown_tensor, "\"tied\" speaks of a tensor \"none\"",
        [](grouped_files& f) { f.description["tied"]["x"] = "none"; }},
       {grouped_code::unknown_tensor, "\"w\" is there, though the description says it is tied to \"v\"",
@@ -185,7 +199,9 @@ TEST_CASE("names that lie are refused") {
       {grouped_code::unknown_tensor, "\"shapes\" speaks of a tensor \"none\"",
        [](grouped_files& f) { f.description["shapes"]["none"] = {1}; }},
       {grouped_code::unknown_tensor, "\"tensors\" speaks of a tensor \"none\"",
-       [](grouped_files& f) { f.description["tensors"]["none"] = {{"action", "keep"}}; }},
+       [](grouped_files& f) {
+         f.description["tensors"]["none"] = {{"action", "keep"}};
+       }},
       {grouped_code::unknown_tensor, "\"absent\" speaks of a tensor \"none\"",
        [](grouped_files& f) { f.description["experts"][1]["absent"] = {"none"}; }},
   });
@@ -198,20 +214,31 @@ TEST_CASE("shapes and axes that don't fit the stored tensor are refused") {
       {grouped_code::shape_mismatch, "\"same\": has no dimension 1",
        [](grouped_files& f) { f.description["channel_axis"]["same"] = 1; }},
       {grouped_code::shape_mismatch, "\"v\": the shape in the description isn't",
-       [](grouped_files& f) { f.description["shapes"]["v"] = {1, 1}; }},
+       [](grouped_files& f) {
+         f.description["shapes"]["v"] = {1, 1};
+       }},
       {grouped_code::shape_mismatch, "\"v\": the shape in the description isn't",
-       [](grouped_files& f) { f.description["shapes"]["v"] = {3, 2}; }},
+       [](grouped_files& f) {
+         f.description["shapes"]["v"] = {3, 2};
+       }},
       {grouped_code::shape_mismatch, "\"v\": the shape in the description isn't",
        [](grouped_files& f) { f.description["shapes"]["v"] = {3}; }},
       {grouped_code::shape_mismatch, "\"v\": the shape in the description isn't",
        [](grouped_files& f) { f.description["shapes"]["v"] = nlohmann::json::array(); }},
-      {grouped_code::index_mismatch, "must be U8 [3, 4]", [](grouped_files& f) { f.description["shapes"]["v"] = {4, 1}; }},
+      {grouped_code::index_mismatch, "must be U8 [3, 4]",
+       [](grouped_files& f) {
+         f.description["shapes"]["v"] = {4, 1};
+       }},
       {grouped_code::extra_mismatch, "\"braid.extra.w\" must be U8 [rows, 4]",
        [](grouped_files& f) { f.description["channel_axis"]["w"] = 1; }},
       {grouped_code::extra_mismatch, "\"braid.extra.lack\" must be U8 [rows, 3]",
-       [](grouped_files& f) { f.description["shapes"]["lack"] = {1, 3}; }},
+       [](grouped_files& f) {
+         f.description["shapes"]["lack"] = {1, 3};
+       }},
       {grouped_code::too_many_rows, "more than 2^31 - 1 channels",
-       [](grouped_files& f) { f.description["shapes"]["lack"] = {2147483648, 2}; }},
+       [](grouped_files& f) {
+         f.description["shapes"]["lack"] = {2147483648, 2};
+       }},
   });
 }
 
@@ -221,9 +248,7 @@ TEST_CASE("a description that isn't one is refused") {
     write_safetensors(dir.path() / "model.safetensors", good().tensors, {{"braid", text}});
     try {
       grouped_checkpoint const g(dir.path());
-    } catch (format_error const& e) {
-      return e.code();
-    }
+    } catch (format_error const& e) { return e.code(); }
     return 0;
   };
   CHECK(write(good().description.dump()) == 0);
@@ -244,9 +269,7 @@ TEST_CASE("an ordinary checkpoint isn't a grouped one, and says so") {
   try {
     grouped_checkpoint const g(dir.path());
     FAIL("was opened");
-  } catch (format_error const& e) {
-    CHECK(e.code() == static_cast<int>(grouped_code::not_grouped));
-  }
+  } catch (format_error const& e) { CHECK(e.code() == static_cast<int>(grouped_code::not_grouped)); }
 }
 
 TEST_CASE("no damage to an index or a description crashes the reader") {
@@ -286,9 +309,7 @@ TEST_CASE("no damage to an index or a description crashes the reader") {
           g.read(t.name, n, out);
         }
       }
-    } catch (error const&) {
-      ++refused;
-    }
+    } catch (error const&) { ++refused; }
   }
   CHECK(refused > 200);
 }

@@ -84,7 +84,8 @@ void check_experts(grouped_checkpoint const& g, std::vector<std::string> const& 
 }  // namespace
 
 TEST_CASE("every expert comes back bit for bit, whatever the shapes, dtypes, axes and groups") {
-  constexpr dtype types[] = {dtype::f32, dtype::bf16, dtype::f16, dtype::f8_e4m3, dtype::i64, dtype::u8, dtype::boolean};
+  constexpr dtype types[] = {dtype::f32, dtype::bf16, dtype::f16,    dtype::f8_e4m3,
+                             dtype::i64, dtype::u8,   dtype::boolean};
   dice d(11);
   for (int round = 0; round < 25; ++round) {
     temp_dir dir;
@@ -96,7 +97,9 @@ TEST_CASE("every expert comes back bit for bit, whatever the shapes, dtypes, axe
     std::vector<expert_tensor> model;
     for (std::size_t k = 0, count = 1 + d.below(6); k < count; ++k) {
       shape dims;
-      for (std::size_t r = d.below(5); r > 0; --r) { dims.push_back(static_cast<index_t>(1 + d.below(r == 1 ? 40 : 6))); }
+      for (std::size_t r = d.below(5); r > 0; --r) {
+        dims.push_back(static_cast<index_t>(1 + d.below(r == 1 ? 40 : 6)));
+      }
       std::optional<int> axis;
       if (!dims.empty() && d.coin()) { axis = static_cast<int>(d.below(dims.size())); }
       if (axis && *axis == default_channel_axis(dims.size())) { axis.reset(); }
@@ -105,7 +108,9 @@ TEST_CASE("every expert comes back bit for bit, whatever the shapes, dtypes, axe
       int const grows = growing_dimension(dims.size(), axis.value_or(default_channel_axis(dims.size())));
       std::size_t const kind = d.below(4);
       for (std::size_t n = 0; n < names.size(); ++n) {
-        if (kind == 0 && grows >= 0) { shapes[n][static_cast<std::size_t>(grows)] = static_cast<index_t>(1 + d.below(9)); }
+        if (kind == 0 && grows >= 0) {
+          shapes[n][static_cast<std::size_t>(grows)] = static_cast<index_t>(1 + d.below(9));
+        }
         if (kind == 1) { present[n] = d.coin(); }
       }
       present[d.below(names.size())] = true;
@@ -152,8 +157,12 @@ TEST_CASE("an extracted file is ordered by falling element size, then by name, a
   dice d(13);
   temp_dir dir;
   std::vector<expert_tensor> model;
-  for (auto const& [name, type] : {std::pair{"z", dtype::u8}, {"c", dtype::bf16}, {"b", dtype::f32}, {"d", dtype::i64},
-                                   {"a", dtype::bf16}, {"e", dtype::f32}}) {
+  for (auto const& [name, type] : {std::pair{"z", dtype::u8},
+                                   {"c", dtype::bf16},
+                                   {"b", dtype::f32},
+                                   {"d", dtype::i64},
+                                   {"a", dtype::bf16},
+                                   {"e", dtype::f32}}) {
     model.push_back(random_tensor(d, name, type, {}, {{3, 2}, {3, 2}}, {true, true}, 2));
   }
   group_experts({"x", "y"}, model).write(dir.path() / "g");
@@ -171,8 +180,7 @@ TEST_CASE("an extracted file is ordered by falling element size, then by name, a
 TEST_CASE("a tied tensor is read through its target, and extracted where the expert's own directory stored it") {
   dice d(14);
   temp_dir dir;
-  std::vector<expert_tensor> const model{
-      random_tensor(d, "embed", dtype::bf16, {}, {{6, 4}, {8, 4}}, {true, true}, 2)};
+  std::vector<expert_tensor> const model{random_tensor(d, "embed", dtype::bf16, {}, {{6, 4}, {8, 4}}, {true, true}, 2)};
   auto files = group_experts({"one", "two"}, model);
   files.description["tied"]["head"] = "embed";
   files.description["experts"][0]["absent"] = {"head"};
@@ -199,8 +207,9 @@ TEST_CASE("a tied tensor is read through its target, and extracted where the exp
 TEST_CASE("a tensor that an expert resolves but doesn't store is readable and not extracted") {
   dice d(15);
   temp_dir dir;
-  auto files = group_experts({"one", "two"}, {random_tensor(d, "embed", dtype::f32, {}, {{3, 2}, {3, 2}}, {true, true}, 2),
-                                              random_tensor(d, "head", dtype::f32, {}, {{3, 2}, {3, 2}}, {true, true}, 2)});
+  auto files =
+      group_experts({"one", "two"}, {random_tensor(d, "embed", dtype::f32, {}, {{3, 2}, {3, 2}}, {true, true}, 2),
+                                     random_tensor(d, "head", dtype::f32, {}, {{3, 2}, {3, 2}}, {true, true}, 2)});
   files.description["experts"][1]["absent"] = {"head"};
   files.write(dir.path() / "g");
   grouped_checkpoint const g(dir.path() / "g");
@@ -213,8 +222,8 @@ TEST_CASE("a tensor that an expert resolves but doesn't store is readable and no
 TEST_CASE("experts that are equal need neither extra rows nor an index") {
   dice d(16);
   temp_dir dir;
-  auto const files = group_experts({"a", "b", "c"}, {random_tensor(d, "w", dtype::f32, {}, {{9, 5}, {9, 5}, {9, 5}},
-                                                                   {true, true, true}, 1)});
+  auto const files = group_experts(
+      {"a", "b", "c"}, {random_tensor(d, "w", dtype::f32, {}, {{9, 5}, {9, 5}, {9, 5}}, {true, true, true}, 1)});
   REQUIRE(files.tensors.size() == 1);
   files.write(dir.path() / "g");
   grouped_checkpoint const g(dir.path() / "g");
@@ -237,7 +246,8 @@ TEST_CASE("the example of docs/format.md reads as it says") {
   f.tensors = {{"w", dtype::u8, {2, 2}, b({1, 2, 3, 4})},
                {"braid.extra.w", dtype::u8, {3, 2}, b({5, 6, 7, 8, 9, 10})},
                {"braid.group.w", dtype::u8, {3, 3}, b({0, 0, 255, 1, 0, 0, 0, 1, 0})}};
-  f.description = nlohmann::json::parse(R"({"format":1,"version":"0.1.0","method":"channel_merge","base":{"name":"base"},
+  f.description =
+      nlohmann::json::parse(R"({"format":1,"version":"0.1.0","method":"channel_merge","base":{"name":"base"},
       "experts":[{"name":"add"},{"name":"code"},{"name":"sort"}],"shapes":{"w":[3,2]}})");
   f.write(dir.path() / "g");
   grouped_checkpoint const g(dir.path() / "g");
@@ -284,9 +294,7 @@ TEST_CASE("a mistaken name or buffer is an argument error that helps") {
   auto const message = [](auto const& f) -> std::string {
     try {
       f();
-    } catch (error const& e) {
-      return e.what();
-    }
+    } catch (error const& e) { return e.what(); }
     return "no error";
   };
   group_experts({"add", "sort"}, {random_tensor(d, "w", dtype::f32, {}, {{2, 2}, {2, 2}}, {true, true}, 2)})

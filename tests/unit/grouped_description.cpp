@@ -27,9 +27,7 @@ grouped_description read(nlohmann::json const& j) { return grouped_description::
 std::pair<int, std::string> refusal(nlohmann::json const& j) {
   try {
     (void)read(j);
-  } catch (format_error const& e) {
-    return {e.code(), e.what()};
-  }
+  } catch (format_error const& e) { return {e.code(), e.what()}; }
   return {0, ""};
 }
 

@@ -70,7 +70,9 @@ TEST_CASE("pool rows follow from the index in blocks of any size") {
     std::size_t const channels = 1 + d.below(3000);
     std::size_t const first = d.coin() ? channels : d.below(channels + 1);
     std::vector<std::size_t> count(experts);
-    for (std::size_t n = 0; n < experts; ++n) { count[n] = n == 0 ? first : d.coin() ? channels : d.below(channels + 1); }
+    for (std::size_t n = 0; n < experts; ++n) {
+      count[n] = n == 0 ? first : d.coin() ? channels : d.below(channels + 1);
+    }
     std::vector<std::uint8_t> index(experts * channels, no_group);
     std::vector<std::vector<std::int32_t>> expected(experts, std::vector<std::int32_t>(channels, -1));
     std::size_t pool = first;

@@ -13,6 +13,8 @@
 #include <braid/prune/none.hpp>
 #include <braid/similarity/any.hpp>
 
+#include <tbb/global_control.h>
+
 namespace braid_test {
 namespace {
 
@@ -90,9 +92,15 @@ auto with_method(recipe const& r, F const& f) {
   }
 }
 
+/// As many threads as a test asks for, however few cores there are.
+void allow_many_threads() {
+  static tbb::global_control const allowed(tbb::global_control::max_allowed_parallelism, 8);
+}
+
 }  // namespace
 
 merged_family merge(recipe const& r, family const& f, int threads) {
+  allow_many_threads();
   if (f.base.type == dtype::bf16) {
     return with_method(r, [&](auto const& m) { return merge_as<braid::bfloat16>(m, f, threads); });
   }
@@ -107,6 +115,7 @@ merged_family merge(recipe const& r, family const& f, int threads) {
 
 braid::report run_on_disk(recipe const& r, std::filesystem::path const& base, std::vector<expert_path> const& experts,
                           std::filesystem::path const& out, disk_options const& options) {
+  allow_many_threads();
   std::vector<braid::rule> rules;
   for (auto const& [what, pattern] : options.rules) {
     rules.push_back({pattern, what == "merge"  ? braid::action::merge

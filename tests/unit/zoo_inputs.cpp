@@ -160,6 +160,15 @@ TEST_CASE("the table keeps within its width, however many tasks there are", "[zo
   }
 }
 
+TEST_CASE("a row that is never finished still ends its line", "[zoo]") {
+  std::ostringstream out;
+  {
+    zoo::table table(out, {"merge"}, {"add"}, 100);
+    table.begin("merge");
+  }
+  CHECK(out.str().back() == '\n');
+}
+
 TEST_CASE("the table as JSON names every task", "[zoo]") {
   auto const json = zoo::to_json("dir", {"sort", "add"}, {{"unmerged", {1.0, 0.5}, 1.0, 2.0}});
   CHECK(json["rows"][0]["accuracy"].dump() == R"({"sort":1.0,"add":0.5})");

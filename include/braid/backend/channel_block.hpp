@@ -38,7 +38,8 @@ struct tensor_channels {
   std::vector<channel_rows> experts;
   dtype out = dtype::f32;
 
-  /// Channels `first .. first + rows`. Transposed ones are gathered into `scratch`, which the block then refers to.
+  /// Channels `first .. first + rows`. Transposed ones, and rows that a file has put between the addresses that their
+  /// elements need, are gathered into `scratch`, which the block then refers to.
   [[nodiscard]] channel_block block(index_t first, index_t rows, std::vector<std::byte>& scratch) const;
 };
 
@@ -88,25 +89,39 @@ inline void gather_columns(std::byte const* from, std::size_t element, index_t c
 
 inline channel_block tensor_channels::block(index_t first, index_t rows, std::vector<std::byte>& scratch) const {
   channel_block b{first, rows, base, experts, out};
-  if (transposed == 0) {
-    b.base.data = base.row(first);
-    for (auto& e : b.experts) { e.data = e.row(first); }
-    return b;
-  }
   auto const elements = static_cast<std::size_t>(rows * cols);
-  std::size_t need = elements * size_of(base.type);
-  for (auto const& e : experts) { need += elements * size_of(e.type); }
+  auto const lies_well = [&](channel_rows const& model) {
+    return transposed == 0 && reinterpret_cast<std::uintptr_t>(model.data) % size_of(model.type) == 0;
+  };
+  std::size_t need = lies_well(base) ? 0 : elements * size_of(base.type);
+  for (auto const& e : experts) { need += lies_well(e) ? 0 : elements * size_of(e.type); }
   if (scratch.size() < need) { scratch.resize(need); }
   std::byte* to = scratch.data();
-  auto const gather = [&](channel_rows& model) {
+  auto const place = [&](channel_rows& model) {
     std::size_t const element = size_of(model.type);
-    detail::gather_columns(model.data, element, cols, transposed, first, rows, to);
+    if (lies_well(model)) {
+      model.data = model.row(first);
+      return;
+    }
+    if (transposed != 0) {
+      detail::gather_columns(model.data, element, cols, transposed, first, rows, to);
+    } else {
+      for (index_t r = 0; r < rows; ++r) {
+        std::memcpy(to + static_cast<std::size_t>(r * cols) * element, model.row(first + r),
+                    static_cast<std::size_t>(cols) * element);
+      }
+    }
     model.data = to;
     model.stride = cols * static_cast<index_t>(element);
     to += elements * element;
   };
-  gather(b.base);
-  for (auto& e : b.experts) { gather(e); }
+  // The widest elements first, so that each part of the scratch is aligned.
+  for (std::size_t size = 4; size > 0; size /= 2) {
+    if (size_of(b.base.type) == size) { place(b.base); }
+    for (auto& e : b.experts) {
+      if (size_of(e.type) == size) { place(e); }
+    }
+  }
   return b;
 }
 

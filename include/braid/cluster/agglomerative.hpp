@@ -2,6 +2,8 @@
 
 #include <braid/cluster/detail/partition.hpp>
 
+#include <vector>
+
 BRAID_STRICT_FP_BEGIN
 BRAID_NAMESPACE_BEGIN
 namespace cluster {
@@ -15,54 +17,51 @@ struct agglomerative {
 
   template <similarity_policy Similarity>
   void partition(Similarity const& similarity, cluster_problem const& p, int* label) const {
-    // linkage(a, b) = weighted sum over pairs; divided by the sizes only when compared.
-    auto const pair_sum = [&](int a, int b) {
-      double sum = 0.0;
-      for (int i = 0; i < p.count; ++i) {
-        if (label[i] != a) { continue; }
-        for (int j = 0; j < p.count; ++j) {
-          if (label[j] != b) { continue; }
-          double const d = similarity.distance(p.gram[i * p.count + i], p.gram[i * p.count + j],
-                                               p.gram[j * p.count + j], 1.0);
-          sum += p.weight[i] * (p.weight[j] * d);
-        }
+    // A group is called by its first member. linkage(a, b), a < b: the sum of weighted distances between their members,
+    // divided by both sizes only when compared.
+    int const n = p.count;
+    double few[most_on_stack * most_on_stack];
+    std::vector<double> many;
+    if (n > most_on_stack) { many.resize(static_cast<std::size_t>(n) * static_cast<std::size_t>(n)); }
+    double* const table = n > most_on_stack ? many.data() : few;
+    auto const linkage = [table, n](int a, int b) -> double& { return a < b ? table[a * n + b] : table[b * n + a]; };
+    double size[max_experts];  // 0: has joined another group
+    for (int i = 0; i < n; ++i) {
+      label[i] = i;
+      size[i] = p.weight[i];
+      for (int j = i + 1; j < n; ++j) {
+        double const d = similarity.distance(p.gram[i * n + i], p.gram[i * n + j], p.gram[j * n + j], 1.0);
+        linkage(i, j) = p.weight[i] * (p.weight[j] * d);
       }
-      return sum;
-    };
-    for (int i = 0; i < p.count; ++i) { label[i] = i; }
-    for (int left = p.count; left > p.groups; --left) {
-      int best_a = -1;
-      int best_b = -1;
+    }
+    for (int left = n; left > p.groups; --left) {
+      int into = -1;
+      int from = -1;
       double best = 0.0;
-      for (int a = 0; a < p.count; ++a) {
-        double const size_a = size_of_group(p, label, a);
-        if (size_a == 0.0) { continue; }
-        for (int b = a + 1; b < p.count; ++b) {
-          double const size_b = size_of_group(p, label, b);
-          if (size_b == 0.0) { continue; }
-          double const mean = pair_sum(a, b) / (size_a * size_b);
-          if (best_a < 0 || mean < best) {
-            best_a = a;
-            best_b = b;
+      for (int a = 0; a < n; ++a) {
+        if (size[a] == 0.0) { continue; }
+        for (int b = a + 1; b < n; ++b) {
+          if (size[b] == 0.0) { continue; }
+          double const mean = linkage(a, b) / (size[a] * size[b]);
+          if (into < 0 || mean < best) {
+            into = a;
+            from = b;
             best = mean;
           }
         }
       }
-      for (int i = 0; i < p.count; ++i) {
-        if (label[i] == best_b) { label[i] = best_a; }
+      for (int c = 0; c < n; ++c) {
+        if (size[c] != 0.0 && c != into && c != from) { linkage(into, c) += linkage(from, c); }
+        if (label[c] == from) { label[c] = into; }
       }
+      size[into] += size[from];
+      size[from] = 0.0;
     }
-    detail::canonicalise(p.count, label);
+    detail::canonicalise(n, label);
   }
 
  private:
-  static double size_of_group(cluster_problem const& p, int const* label, int g) noexcept {
-    double size = 0.0;
-    for (int i = 0; i < p.count; ++i) {
-      if (label[i] == g) { size += p.weight[i]; }
-    }
-    return size;
-  }
+  static constexpr int most_on_stack = 32;  // experts whose table needs no allocation
 };
 static_assert(clustering_policy<agglomerative>);
 

@@ -74,7 +74,7 @@ inline void check_parent(std::filesystem::path const& shown, std::filesystem::pa
   if (!std::filesystem::is_directory(above, ec)) {
     throw io_error(shown.string() + ": can't be created, because " + above.string() + " isn't a directory");
   }
-  if (::access(above.c_str(), W_OK | X_OK) != 0) { io_failure(above, "creating the output there", errno); }
+  if (::access(above.c_str(), W_OK | X_OK) != 0) { io_failure(shown, "creating it in " + above.string(), errno); }
 }
 
 inline void check_against_input(std::filesystem::path const& shown, std::filesystem::path const& out,

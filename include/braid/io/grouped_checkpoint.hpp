@@ -29,16 +29,16 @@ class grouped_checkpoint {
   struct tensor {
     std::string name;
     dtype type = dtype::f32;
-    std::vector<index_t> shape;        ///< with the most channels that an expert has
-    index_t channels = 0;              ///< of that shape
-    index_t row_elements = 0;          ///< elements of a channel
-    int axis = -1;                     ///< the channel axis; see `channel_layout`
-    index_t first_channels = 0;        ///< of the first expert: so many rows the tensor of that name has
-    index_t extra_rows = 0;            ///< so many more its pool has
-    std::uint64_t stored_bytes = 0;    ///< tensor, extra rows and index
-    std::string action;                ///< "merge", "keep" or "base"; empty if the description doesn't say
-    int groups = 0;                    ///< most groups that a channel has, as the description says; 0 if it doesn't
-    double similarity = std::numeric_limits<double>::quiet_NaN();  ///< of the merged rows; NaN if the description doesn't say
+    std::vector<index_t> shape;      ///< with the most channels that an expert has
+    index_t channels = 0;            ///< of that shape
+    index_t row_elements = 0;        ///< elements of a channel
+    int axis = -1;                   ///< the channel axis; see `channel_layout`
+    index_t first_channels = 0;      ///< of the first expert: so many rows the tensor of that name has
+    index_t extra_rows = 0;          ///< so many more its pool has
+    std::uint64_t stored_bytes = 0;  ///< tensor, extra rows and index
+    std::string action;              ///< "merge", "keep" or "base"; empty if the description doesn't say
+    int groups = 0;                  ///< most groups that a channel has, as the description says; 0 if it doesn't
+    double similarity = std::numeric_limits<double>::quiet_NaN();  ///< of the merged rows; NaN if it doesn't
   };
 
   /// @throws io_error if the directory or a file can't be read
@@ -87,14 +87,14 @@ class grouped_checkpoint {
   /// The other rows of the pool [extra_rows, row_elements], contiguous whatever the channel axis.
   [[nodiscard]] std::span<std::byte const> extra_rows(std::string_view name) const { return find(name).extra_bytes; }
 
-  /// Rebuilds an expert's tensor, bit for bit, in its own shape and layout. Copies rows, the runs of neighbours at once.
+  /// Rebuilds an expert's tensor, bit for bit, in its own shape and layout. Copies rows, neighbours at once.
   /// @param out  exactly the tensor's bytes
   /// @throws argument_error if the expert lacks the tensor
   /// @throws shape_error if `out` has another size
   void read(std::string_view name, std::size_t expert, std::span<std::byte> out) const;
 
-  /// Writes an expert as an ordinary Hugging Face checkpoint: the tensors that its own directory had, ordered by falling
-  /// element size, then name; and its side files. Streams: beside the mapping, memory is some MiB whatever the
+  /// Writes an expert as an ordinary Hugging Face checkpoint: the tensors that its own directory had, ordered by
+  /// falling element size, then name; and its side files. Streams: beside the mapping, memory is some MiB whatever the
   /// size of a tensor. The directory appears when it is complete, or not at all.
   /// @throws argument_error if there is no such expert, or `out` may not be written (see `check_output`)
   /// @throws io_error if the system refuses, or a side file is missing
@@ -131,9 +131,7 @@ class grouped_checkpoint {
     tensors_ = detail::read_grouped_tensors(files_, description_);
     for (auto const& t : files_.tensors()) { stored_ += t.bytes; }
     for (std::size_t n = 0; n < names_.size(); ++n) {
-      for (auto const& [name, t] : own_tensors(n)) {
-        original_ += t->bytes_of(n);
-      }
+      for (auto const& [name, t] : own_tensors(n)) { original_ += t->bytes_of(n); }
     }
     for (auto const& t : tensors_) {
       auto const said = description_.tensors.find(t.name);
@@ -166,8 +164,8 @@ class grouped_checkpoint {
   [[nodiscard]] detail::grouped_tensor const& owned(std::string_view name, std::size_t expert) const {
     auto const& t = find(name);
     if (!t.has(checked(expert))) {
-      throw argument_error(files_.path().string() + ": expert " + detail::in_quotes(names_[expert]) + " has no tensor " +
-                           detail::in_quotes(name));
+      throw argument_error(files_.path().string() + ": expert " + detail::in_quotes(names_[expert]) +
+                           " has no tensor " + detail::in_quotes(name));
     }
     return t;
   }
@@ -229,7 +227,8 @@ inline void grouped_checkpoint::extract(std::string_view expert, std::filesystem
   std::stable_sort(plans.begin(), plans.end(),
                    [](auto const& a, auto const& b) { return size_of(a.type) > size_of(b.type); });
 
-  checkpoint_writer writer(out, plans, 64, {.max_shard_bytes = options.max_shard_bytes, .overwrite = options.overwrite});
+  checkpoint_writer writer(out, plans, 64,
+                           {.max_shard_bytes = options.max_shard_bytes, .overwrite = options.overwrite});
   for (auto const& [name, path] : description_.experts[n].files) { writer.copy_file(files_.path() / path, name); }
   detail::grouped_streamer stream(files_, writer);
   for (auto const& p : plans) { stream.write(*own.at(p.name), n, writer.begin(p.name)); }

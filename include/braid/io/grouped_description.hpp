@@ -13,7 +13,7 @@
 
 BRAID_NAMESPACE_BEGIN
 
-/// What the metadata of a grouped checkpoint says about it. docs/format.md explains every field; the names are the same.
+/// What the metadata of a grouped checkpoint says about it: the fields of docs/format.md, under the same names.
 struct grouped_description {
   struct source {
     std::string name;
@@ -26,8 +26,8 @@ struct grouped_description {
     std::vector<std::string> absent;           ///< tensors that the expert's own directory doesn't store
   };
   struct tensor {
-    std::string action;                                          ///< "merge", "keep" or "base"
-    int groups = 0;                                              ///< most groups that a channel has; 0: not said
+    std::string action;                                            ///< "merge", "keep" or "base"
+    int groups = 0;                                                ///< most groups that a channel has; 0: not said
     double similarity = std::numeric_limits<double>::quiet_NaN();  ///< NaN: nothing was merged, or not said
   };
 
@@ -36,11 +36,11 @@ struct grouped_description {
   nlohmann::json recipe = nlohmann::json::object();
   std::uint64_t seed = 0;
   source base;
-  std::vector<expert> experts;                          ///< sorted by name
-  std::map<std::string, std::string> tied;              ///< tensors stored once: alias, name that it is stored under
-  std::map<std::string, int> channel_axis;              ///< of tensors whose axis isn't `default_channel_axis`
-  std::map<std::string, std::vector<index_t>> shapes;   ///< with the most channels, where the file alone doesn't tell
-  std::map<std::string, tensor> tensors;                ///< statistics; need not name every tensor
+  std::vector<expert> experts;                         ///< sorted by name
+  std::map<std::string, std::string> tied;             ///< tensors stored once: alias, name that it is stored under
+  std::map<std::string, int> channel_axis;             ///< of tensors whose axis isn't `default_channel_axis`
+  std::map<std::string, std::vector<index_t>> shapes;  ///< with the most channels, where the file alone doesn't tell
+  std::map<std::string, tensor> tensors;               ///< statistics; need not name every tensor
 
   /// The JSON text for the metadata.
   /// @throws argument_error if a string, such as the name of a side file, isn't UTF-8
@@ -87,14 +87,16 @@ inline std::string grouped_description::to_text() const {
   }
 }
 
-inline grouped_description grouped_description::from_json(nlohmann::json const& json, std::filesystem::path const& where) {
+inline grouped_description grouped_description::from_json(nlohmann::json const& json,
+                                                          std::filesystem::path const& where) {
   using detail::in_quotes;
   detail::json_fields const top(json, where, "");
   std::int64_t const format = top.at("format").integer(1, std::numeric_limits<int>::max());
   if (format > grouped_format_version) {
-    std::string const writer = json.contains("version") && json["version"].is_string()
-                                   ? "; it was written by braid " + in_quotes(json["version"].get_ref<std::string const&>())
-                                   : std::string();
+    std::string const writer =
+        json.contains("version") && json["version"].is_string()
+            ? "; it was written by braid " + in_quotes(json["version"].get_ref<std::string const&>())
+            : std::string();
     detail::refuse(grouped_code::newer_format, where,
                    "is a grouped checkpoint of format " + std::to_string(format) + writer + "; this braid (" +
                        BRAID_VERSION_STRING + ") reads format " + std::to_string(grouped_format_version) +
@@ -112,7 +114,8 @@ inline grouped_description grouped_description::from_json(nlohmann::json const& 
     expert x{e.at("name").string(), e.string_or("hash", ""), {}, {}};
     if (!is_expert_name(x.name)) { e.at("name").refuse("must be of letters, digits, '-' and '_'"); }
     if (!d.experts.empty() && !(d.experts.back().name < x.name)) {
-      e.at("name").refuse("must come after " + in_quotes(d.experts.back().name) + ": experts are sorted, each there once");
+      e.at("name").refuse("must come after " + in_quotes(d.experts.back().name) +
+                          ": experts are sorted, each there once");
     }
     if (auto const files = e.find("files")) {
       files->each_member([&](std::string const& own, detail::json_fields const& f) {
@@ -130,7 +133,9 @@ inline grouped_description grouped_description::from_json(nlohmann::json const& 
 
   if (auto const tied = top.find("tied")) {
     tied->each_member([&](std::string const& alias, detail::json_fields const& f) {
-      if (tied->value().contains(f.string())) { f.refuse("must be a tensor that is stored, not one that is tied itself"); }
+      if (tied->value().contains(f.string())) {
+        f.refuse("must be a tensor that is stored, not one that is tied itself");
+      }
       d.tied.emplace(alias, f.string());
     });
   }
@@ -140,9 +145,8 @@ inline grouped_description grouped_description::from_json(nlohmann::json const& 
     });
   }
   if (auto const shapes = top.find("shapes")) {
-    shapes->each_member([&](std::string const& name, detail::json_fields const& f) {
-      d.shapes.emplace(name, f.shape());
-    });
+    shapes->each_member(
+        [&](std::string const& name, detail::json_fields const& f) { d.shapes.emplace(name, f.shape()); });
   }
   if (auto const tensors = top.find("tensors")) {
     tensors->each_member([&](std::string const& name, detail::json_fields const& f) {

@@ -20,26 +20,26 @@ BRAID_NAMESPACE_BEGIN
 /// `format_error::code()` of a grouped checkpoint. The numbers are stable across versions; those of safetensors files
 /// and of checkpoint directories are in `format_code`.
 enum class grouped_code : int {
-  not_grouped = 301,            ///< no description in the metadata: an ordinary checkpoint
-  newer_format = 302,           ///< a format version that this version of braid can't read
-  description_json = 303,       ///< the description isn't JSON, nests too deep or has a key twice
-  description_field = 304,      ///< a field of the description is missing or can't be meant
-  unsafe_path = 305,            ///< a side file whose name leaves the directory or would replace weights
-  unknown_tensor = 306,         ///< the description speaks of a tensor that isn't there
-  unknown_kind = 307,           ///< a tensor named "braid.", but not by this version of the format
-  orphan = 308,                 ///< extra rows or an index of a tensor that doesn't exist
-  shape_mismatch = 309,         ///< the description's shape or channel axis doesn't fit the stored tensor
-  extra_mismatch = 310,         ///< the extra rows have another dtype, rank or length than the tensor's rows
-  missing_extra = 311,          ///< the index names further rows, and there are none
-  extra_too_short = 312,        ///< the index points past the last extra row
-  extra_too_long = 313,         ///< extra rows that the index never names
-  missing_index = 314,          ///< extra rows, or experts with fewer channels, without an index
-  index_mismatch = 315,         ///< the index isn't U8 [experts, channels]
-  first_expert = 316,           ///< the first expert isn't in group 0, or not where the tensor itself has rows
-  label_order = 317,            ///< labels that aren't numbered by first appearance over the experts
-  channel_gap = 318,            ///< an expert's channels aren't the first so many, or break the tensor's shape
-  unused_channel = 319,         ///< a channel that no expert has
-  too_many_rows = 320,          ///< more than 2^31 - 1 rows in one pool
+  not_grouped = 301,        ///< no description in the metadata: an ordinary checkpoint
+  newer_format = 302,       ///< a format version that this version of braid can't read
+  description_json = 303,   ///< the description isn't JSON, nests too deep or has a key twice
+  description_field = 304,  ///< a field of the description is missing or can't be meant
+  unsafe_path = 305,        ///< a side file whose name leaves the directory or would replace weights
+  unknown_tensor = 306,     ///< the description speaks of a tensor that isn't there
+  unknown_kind = 307,       ///< a tensor named "braid.", but not by this version of the format
+  orphan = 308,             ///< extra rows or an index of a tensor that doesn't exist
+  shape_mismatch = 309,     ///< the description's shape or channel axis doesn't fit the stored tensor
+  extra_mismatch = 310,     ///< the extra rows have another dtype, rank or length than the tensor's rows
+  missing_extra = 311,      ///< the index names further rows, and there are none
+  extra_too_short = 312,    ///< the index points past the last extra row
+  extra_too_long = 313,     ///< extra rows that the index never names
+  missing_index = 314,      ///< extra rows, or experts with fewer channels, without an index
+  index_mismatch = 315,     ///< the index isn't U8 [experts, channels]
+  first_expert = 316,       ///< the first expert isn't in group 0, or not where the tensor itself has rows
+  label_order = 317,        ///< labels that aren't numbered by first appearance over the experts
+  channel_gap = 318,        ///< an expert's channels aren't the first so many, or break the tensor's shape
+  unused_channel = 319,     ///< a channel that no expert has
+  too_many_rows = 320,      ///< more than 2^31 - 1 rows in one pool
 };
 
 /// The only version of the format so far: what this version of braid writes, and the newest that it reads.
@@ -113,8 +113,8 @@ struct channel_layout {
   /// @throws argument_error if the tensor has no such axis
   channel_layout(std::span<index_t const> shape, int axis) {
     if (!is_channel_axis(axis, shape.size())) {
-      throw argument_error("channel axis " + std::to_string(axis) + " of a tensor with " + std::to_string(shape.size()) +
-                           " dimensions; choose one of its dimensions, counted from 0");
+      throw argument_error("channel axis " + std::to_string(axis) + " of a tensor with " +
+                           std::to_string(shape.size()) + " dimensions; choose one of its dimensions, counted from 0");
     }
     transposed_ = shape.size() >= 2 && static_cast<std::size_t>(axis) == shape.size() - 1;
     for (std::size_t d = 0; d < shape.size(); ++d) {
@@ -173,7 +173,9 @@ class pool_cursor {
   /// @param channels        largest number of channels that an expert has
   /// @param first_channels  number of channels of the first expert: how many rows the tensor itself holds
   pool_cursor(std::span<std::uint8_t const> index, index_t channels, index_t first_channels) noexcept
-      : index_(index), channels_(static_cast<std::size_t>(channels)), first_(static_cast<std::size_t>(first_channels)) {}
+      : index_(index),
+        channels_(static_cast<std::size_t>(channels)),
+        first_(static_cast<std::size_t>(first_channels)) {}
 
   /// Pool rows of `expert` in the next `out.size()` channels; -1 where it has no such channel.
   void next(std::size_t expert, std::span<std::int32_t> out) noexcept {
@@ -203,10 +205,9 @@ class pool_cursor {
     std::uint8_t const* const own = index_.data() + expert * channels_ + channel_;
     for (std::size_t c = 0; c < out.size(); ++c, ++channel_) {
       std::size_t const in_tensor = channel_ < first_ ? 1 : 0;
-      out[c] = own[c] == no_group ? -1
-               : own[c] < in_tensor
-                   ? static_cast<std::int32_t>(channel_)
-                   : static_cast<std::int32_t>(first_ + extra_ + own[c] - in_tensor);
+      out[c] = own[c] == no_group   ? -1
+               : own[c] < in_tensor ? static_cast<std::int32_t>(channel_)
+                                    : static_cast<std::int32_t>(first_ + extra_ + own[c] - in_tensor);
       extra_ += groups[c] - in_tensor;
     }
   }

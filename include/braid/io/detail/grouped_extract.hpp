@@ -21,9 +21,7 @@ class grouped_streamer {
     slot_ = slot;
     written_ = 0;
     released_ = {};
-    if (t.has(expert)) {
-      t.layout.transposed() ? write_transposed(t, expert) : write_rows(t, expert);
-    }
+    if (t.has(expert)) { t.layout.transposed() ? write_transposed(t, expert) : write_rows(t, expert); }
     flush();
     release(t, {t.first_bytes.size(), t.extra_bytes.size()});
   }

@@ -23,8 +23,9 @@ class json_fields {
   [[nodiscard]] nlohmann::json const& value() const noexcept { return *value_; }
 
   [[noreturn]] void refuse(std::string const& what) const {
-    detail::refuse(grouped_code::description_field, *where_,
-                   "the description of the grouped checkpoint is wrong: " + (place_.empty() ? "it" : place_) + " " + what);
+    detail::refuse(
+        grouped_code::description_field, *where_,
+        "the description of the grouped checkpoint is wrong: " + (place_.empty() ? "it" : place_) + " " + what);
   }
 
   /// A member that may be missing.
@@ -53,7 +54,8 @@ class json_fields {
 
   [[nodiscard]] std::int64_t integer(std::int64_t least, std::int64_t most) const {
     // JSON numbers from 2^63 on don't fit the signed type.
-    bool fits = value_->is_number_integer() && !(value_->is_number_unsigned() && value_->get<std::uint64_t>() >> 63 != 0);
+    bool fits =
+        value_->is_number_integer() && !(value_->is_number_unsigned() && value_->get<std::uint64_t>() >> 63 != 0);
     fits = fits && value_->get<std::int64_t>() >= least && value_->get<std::int64_t>() <= most;
     if (!fits) { refuse("must be an integer from " + std::to_string(least) + " to " + std::to_string(most)); }
     return value_->get<std::int64_t>();
@@ -109,8 +111,8 @@ class json_fields {
 /// A side file's name comes from the metadata of a file that anyone may have made: it must stay inside the directory,
 /// and must not stand for weights.
 inline void check_side_file(std::string_view name, std::filesystem::path const& where) {
-  bool safe = !name.empty() && name.find('\0') == std::string_view::npos &&
-              !name.ends_with(".safetensors") && !name.ends_with(".index.json");
+  bool safe = !name.empty() && name.find('\0') == std::string_view::npos && !name.ends_with(".safetensors") &&
+              !name.ends_with(".index.json");
   for (std::size_t begin = 0; safe && begin <= name.size();) {
     std::size_t const end = std::min(name.find('/', begin), name.size());
     std::string_view const part = name.substr(begin, end - begin);

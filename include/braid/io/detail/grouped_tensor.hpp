@@ -17,18 +17,18 @@ struct grouped_tensor {
   std::string name;
   dtype type = dtype::f32;
   int axis = -1;
-  std::vector<index_t> shape;                    // with the most channels
-  channel_layout layout;                         // of that shape
-  channel_layout first_layout;                   // of the first expert's shape; unused without its rows
-  index_t first_channels = 0;                    // rows in the tensor itself
-  index_t extra_count = 0;                       // further rows
-  tensor_meta const* first = nullptr;            // in the checkpoint, which outlives this; nullptr where not stored
+  std::vector<index_t> shape;          // with the most channels
+  channel_layout layout;               // of that shape
+  channel_layout first_layout;         // of the first expert's shape; unused without its rows
+  index_t first_channels = 0;          // rows in the tensor itself
+  index_t extra_count = 0;             // further rows
+  tensor_meta const* first = nullptr;  // in the checkpoint, which outlives this; nullptr where not stored
   tensor_meta const* extra = nullptr;
   tensor_meta const* index = nullptr;
   std::span<std::byte const> first_bytes;
   std::span<std::byte const> extra_bytes;
-  std::span<std::uint8_t const> groups;          // [experts, channels], or empty
-  std::vector<index_t> counts;                   // channels of each expert; empty without an index: all have all
+  std::span<std::uint8_t const> groups;  // [experts, channels], or empty
+  std::vector<index_t> counts;           // channels of each expert; empty without an index: all have all
 
   [[nodiscard]] std::uint64_t stored_bytes() const noexcept {
     return (first ? first->bytes : 0) + (extra ? extra->bytes : 0) + (index ? index->bytes : 0);
@@ -92,8 +92,8 @@ class grouped_tensor_reader {
     auto const axis = description_.channel_axis.find(t_.name);
     t_.axis = axis == description_.channel_axis.end() ? default_channel_axis(t_.shape.size()) : axis->second;
     if (!is_channel_axis(t_.axis, t_.shape.size())) {
-      fail(grouped_code::shape_mismatch, "has no dimension " + std::to_string(t_.axis) +
-                                             ", which the description calls its channel axis");
+      fail(grouped_code::shape_mismatch,
+           "has no dimension " + std::to_string(t_.axis) + ", which the description calls its channel axis");
     }
     t_.layout = channel_layout(t_.shape, t_.axis);
     if (t_.first == nullptr) { return; }
@@ -134,8 +134,8 @@ class grouped_tensor_reader {
     }
     if (t_.index == nullptr) {
       if (t_.extra_count != 0 || t_.first_channels != t_.layout.channels) {
-        fail(grouped_code::missing_index, "has rows that not all experts share, but no index " +
-                                              in_quotes(group_name(t_.name)));
+        fail(grouped_code::missing_index,
+             "has rows that not all experts share, but no index " + in_quotes(group_name(t_.name)));
       }
       return;
     }
@@ -163,8 +163,8 @@ class grouped_tensor_reader {
       index_t const count = end - row.begin();
       auto own = t_.shape;
       if (count != 0 && !resize_channels(own, t_.axis, count)) {
-        fail(grouped_code::channel_gap, expert(n) + " has " + std::to_string(count) +
-                                            " channels, which no tensor of this shape has");
+        fail(grouped_code::channel_gap,
+             expert(n) + " has " + std::to_string(count) + " channels, which no tensor of this shape has");
       }
       t_.counts[n] = count;
       whole = whole || count == t_.layout.channels;
@@ -201,11 +201,12 @@ class grouped_tensor_reader {
     }
     if (needed > t_.extra_count) {
       if (t_.extra == nullptr) {
-        fail(grouped_code::missing_extra, "the index needs " + std::to_string(needed) + " further rows, but there is no " +
-                                              in_quotes(extra_name(t_.name)));
+        fail(grouped_code::missing_extra, "the index needs " + std::to_string(needed) +
+                                              " further rows, but there is no " + in_quotes(extra_name(t_.name)));
       }
       fail(grouped_code::extra_too_short, "the index points past the extra rows: it needs " + std::to_string(needed) +
-                                              ", " + in_quotes(t_.extra->name) + " has " + std::to_string(t_.extra_count));
+                                              ", " + in_quotes(t_.extra->name) + " has " +
+                                              std::to_string(t_.extra_count));
     }
     if (needed < t_.extra_count) {
       fail(grouped_code::extra_too_long, in_quotes(t_.extra->name) + " has " + std::to_string(t_.extra_count) +
@@ -220,7 +221,8 @@ class grouped_tensor_reader {
 };
 
 /// All logical tensors, sorted by name, after checking that no name in the file or in the description lies.
-inline std::vector<grouped_tensor> read_grouped_tensors(checkpoint const& files, grouped_description const& description) {
+inline std::vector<grouped_tensor> read_grouped_tensors(checkpoint const& files,
+                                                        grouped_description const& description) {
   std::vector<std::string> names;
   for (auto const& t : files.tensors()) {
     std::string_view const name = t.name;
@@ -232,7 +234,8 @@ inline std::vector<grouped_tensor> read_grouped_tensors(checkpoint const& files,
       names.emplace_back(name.substr(group_prefix.size()));
     } else {
       refuse(grouped_code::unknown_kind, files.path(),
-             "tensor " + in_quotes(name) + " is of a kind that this braid (" BRAID_VERSION_STRING ") doesn't know; use a newer one");
+             "tensor " + in_quotes(name) +
+                 " is of a kind that this braid (" BRAID_VERSION_STRING ") doesn't know; use a newer one");
     }
   }
   std::sort(names.begin(), names.end());
@@ -242,14 +245,16 @@ inline std::vector<grouped_tensor> read_grouped_tensors(checkpoint const& files,
   auto const check = [&](std::string const& name, bool known, char const* field) {
     if (!known) {
       refuse(grouped_code::unknown_tensor, files.path(),
-             std::string("the description's \"") + field + "\" speaks of a tensor " + in_quotes(name) + ", which isn't there");
+             std::string("the description's \"") + field + "\" speaks of a tensor " + in_quotes(name) +
+                 ", which isn't there");
     }
   };
   for (auto const& [alias, target] : description.tied) {
     check(target, stored(target), "tied");
     if (stored(alias) || is_reserved_name(alias)) {
-      refuse(grouped_code::unknown_tensor, files.path(),
-             "tensor " + in_quotes(alias) + " is there, though the description says it is tied to " + in_quotes(target));
+      refuse(
+          grouped_code::unknown_tensor, files.path(),
+          "tensor " + in_quotes(alias) + " is there, though the description says it is tied to " + in_quotes(target));
     }
   }
   for (auto const& [name, axis] : description.channel_axis) { check(name, stored(name), "channel_axis"); }
@@ -265,8 +270,9 @@ inline std::vector<grouped_tensor> read_grouped_tensors(checkpoint const& files,
   tensors.reserve(names.size());
   for (auto const& name : names) {
     if (is_reserved_name(name)) {
-      refuse(grouped_code::unknown_kind, files.path(), "there are extra rows or an index of " + in_quotes(name) +
-                                                           ", but names that begin with \"braid.\" are reserved");
+      refuse(grouped_code::unknown_kind, files.path(),
+             "there are extra rows or an index of " + in_quotes(name) +
+                 ", but names that begin with \"braid.\" are reserved");
     }
     tensors.push_back(grouped_tensor_reader(files, description, name).read());
   }

@@ -1,0 +1,71 @@
+#pragma once
+
+/// What a command line asks for, as plain data: the commands know nothing of how it was parsed.
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace program {
+
+/// `--merge`, `--keep` and `--from-base`, in the order in which they were given: the first that matches decides.
+struct pattern_argument {
+  enum kind { merge, keep, from_base };
+  kind what;
+  std::string pattern;
+};
+
+struct merge_arguments {
+  std::string base;
+  std::vector<std::string> experts;  ///< NAME=DIR or DIR
+  std::string out;
+
+  // Given explicitly, or left to the preset, or else to the defaults.
+  std::optional<std::string> preset;
+  std::optional<int> groups;
+  std::optional<std::string> prune;
+  std::optional<double> density;
+  std::optional<double> epsilon;
+  std::optional<std::string> similarity;
+  std::optional<std::string> cluster;
+  std::optional<std::string> consensus;
+  std::optional<float> lambda;
+  std::optional<std::uint64_t> seed;
+
+  std::vector<pattern_argument> patterns;
+  std::vector<std::string> channel_axes;  ///< GLOB=AXIS
+  std::optional<std::string> dtype;
+  bool allow_nonfinite = false;
+
+  std::string max_shard_size = "5GB";
+  bool overwrite = false;
+  bool no_hash = false;
+  int threads = 0;
+};
+
+struct extract_arguments {
+  std::string grouped;
+  std::string expert;
+  std::string out;
+  std::string max_shard_size = "5GB";
+  bool overwrite = false;
+};
+
+struct inspect_arguments {
+  std::string dir;
+  bool json = false;
+};
+
+struct diff_arguments {
+  std::string a;
+  std::string b;
+};
+
+/// Each command prints its result to standard output and returns the program's exit status. Errors are exceptions.
+int channel_merge(merge_arguments const& args);
+int extract(extract_arguments const& args);
+int inspect(inspect_arguments const& args);
+int diff(diff_arguments const& args);
+
+}  // namespace program

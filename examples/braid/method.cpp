@@ -1,0 +1,333 @@
+#include "method.hpp"
+
+#include "text.hpp"
+
+#include <braid/method/presets.hpp>
+
+#include <charconv>
+
+namespace program {
+namespace {
+
+/// What is used where nothing is said.
+struct settings {
+  std::string prune = "none";
+  double density = 0.7;
+  double epsilon = 0.15;
+  std::string similarity = "cosine";
+  std::string cluster = "exact";
+  std::string consensus = "mean";
+  int groups = 2;
+  float lambda = 1.0f;
+};
+
+/// A policy's name as an option spells it.
+std::string spelled(std::string_view name) {
+  std::string s(name);
+  std::replace(s.begin(), s.end(), '_', '-');
+  return s;
+}
+
+template <class Method>
+settings settings_of(Method const& preset) {
+  auto const& o = preset.settings();
+  settings s;
+  s.prune = spelled(o.prune.name);
+  s.density = o.prune.density;
+  s.similarity = spelled(o.similarity.name);
+  s.cluster = spelled(o.cluster.name);
+  s.consensus = spelled(o.consensus.name);
+  s.groups = o.groups;
+  s.lambda = o.lambda;
+  return s;
+}
+
+settings defaults_of(std::optional<std::string> const& preset) {
+  if (!preset) { return {}; }
+  std::string const name = spelled(*preset);
+  if (name == "dare-cm") { return settings_of(braid::presets::make_dare_cm()); }
+  if (name == "ties-cm") { return settings_of(braid::presets::make_ties_cm()); }
+  throw braid::argument_error("--preset '" + printable(*preset) + "' is unknown; choose dare_cm or ties_cm");
+}
+
+/// The policy of that name among the alternatives of a variant.
+template <class Variant>
+Variant policy_named(std::string_view option, std::string const& name) {
+  std::vector<std::string> known;
+  std::optional<Variant> found;
+  auto const look_at = [&]<class Policy>(Policy policy) {
+    known.push_back(spelled(Policy::name));
+    if (known.back() == spelled(name)) { found = policy; }
+  };
+  [&]<std::size_t... I>(std::index_sequence<I...>) {
+    (look_at(std::variant_alternative_t<I, Variant>{}), ...);
+  }(std::make_index_sequence<std::variant_size_v<Variant>>{});
+  if (!found) {
+    throw braid::argument_error(std::string(option) + " '" + printable(name) + "' is unknown; choose " + join_choices(known));
+  }
+  return *found;
+}
+
+void apply_numbers(any_prune& prune, double density, double epsilon, std::uint64_t seed) {
+  std::visit(
+      [&](auto& p) {
+        if constexpr (requires { p.density; }) { p.density = density; }
+        if constexpr (requires { p.epsilon; }) { p.epsilon = epsilon; }
+        if constexpr (requires { p.seed; }) { p.seed = seed; }
+      },
+      prune);
+}
+
+template <class Policies>
+bool has_seed(Policies const& chosen) {
+  return std::visit([](auto const& p) { return requires { p.seed; }; }, chosen);
+}
+
+/// Collects options that were given for nothing.
+class idle_options {
+ public:
+  explicit idle_options(merge_arguments const& args) : args_(args) {}
+
+  void add(std::string_view option, bool given) {
+    if (given) { names_.emplace_back(option); }
+  }
+  void add_pruning() {
+    add("--prune", args_.prune.has_value());
+    add("--density", args_.density.has_value());
+    add("--epsilon", args_.epsilon.has_value());
+  }
+  void add_joining() {
+    add("--consensus", args_.consensus.has_value());
+    add("--lambda", args_.lambda.has_value());
+  }
+  void add_grouping() {
+    add("--similarity", args_.similarity.has_value());
+    add("--cluster", args_.cluster.has_value());
+  }
+
+  /// One sentence for all that were added since the last one.
+  void explain(std::string const& reason, std::vector<std::string>& notes) {
+    if (names_.empty()) { return; }
+    std::string s;
+    for (auto const& n : names_) { s += (s.empty() ? "" : ", ") + n; }
+    notes.push_back(s + (names_.size() == 1 ? " has" : " have") + " no effect: " + reason);
+    names_.clear();
+  }
+
+ private:
+  merge_arguments const& args_;
+  std::vector<std::string> names_;
+};
+
+std::vector<std::string> idle_notes(merge_arguments const& args, merge_method const& m) {
+  std::vector<std::string> notes;
+  idle_options idle(args);
+  bool const random_prune = has_seed(m.prune);
+  bool const random_cluster = has_seed(m.cluster.choice);
+  auto const experts = static_cast<int>(args.experts.size());
+  if (m.groups >= experts) {
+    idle.add("--preset", args.preset.has_value());
+    idle.add_grouping();
+    idle.add_joining();
+    idle.add_pruning();
+    idle.add("--seed", args.seed.has_value());
+    idle.explain("with " + std::to_string(m.groups) + " groups for " + std::to_string(experts) +
+                     " experts each keeps its own rows, so the merge is lossless",
+                 notes);
+    return notes;
+  }
+  if (m.groups == 1) {
+    idle.add_grouping();
+    idle.explain("one group leaves nothing to choose", notes);
+  } else if (std::holds_alternative<braid::cluster::random>(m.cluster.choice)) {
+    idle.add("--similarity", args.similarity.has_value());
+    idle.explain("random groups don't look at the experts; only the reported similarity changes", notes);
+  }
+  if (std::holds_alternative<braid::prune::none>(m.prune)) {
+    idle.add("--density", args.density.has_value());
+    idle.explain("nothing is pruned; choose --prune dare, magnitude, magnitude-rows or magprune", notes);
+  }
+  if (!std::holds_alternative<braid::prune::magprune>(m.prune)) {
+    idle.add("--epsilon", args.epsilon.has_value());
+    idle.explain("it belongs to --prune magprune", notes);
+  }
+  if (!random_prune && (!random_cluster || m.groups == 1)) {
+    idle.add("--seed", args.seed.has_value());
+    idle.explain("no policy chosen here is random", notes);
+  }
+  return notes;
+}
+
+std::string describe(merge_method const& m, settings const& s, std::uint64_t seed) {
+  std::string text = "prune " + s.prune;
+  std::visit(
+      [&](auto const& p) {
+        if constexpr (requires { p.density; }) { text += ", density " + shortest(p.density); }
+        if constexpr (requires { p.epsilon; }) { text += ", epsilon " + shortest(p.epsilon); }
+      },
+      m.prune);
+  text += ", similarity " + s.similarity + ", cluster " + s.cluster + ", consensus " + s.consensus + ", groups " +
+          std::to_string(s.groups) + ", lambda " + shortest(static_cast<double>(s.lambda));
+  if (has_seed(m.prune) || has_seed(m.cluster.choice)) { text += ", seed " + std::to_string(seed); }
+  return text;
+}
+
+std::pair<std::string, std::string> split_expert(std::string const& text) {
+  std::size_t const equals = text.find('=');
+  std::string const before = text.substr(0, equals);
+  // A directory may have '=' in it; a name has no '/'.
+  bool const named = equals != std::string::npos && before.find('/') == std::string::npos;
+  std::string const dir = named ? text.substr(equals + 1) : text;
+  if (dir.empty()) {
+    throw braid::argument_error("--expert '" + printable(text) + "' names no directory; write NAME=DIR or DIR");
+  }
+  if (named && !braid::is_expert_name(before)) {
+    throw braid::argument_error("--expert '" + printable(text) + "': a name is of letters, digits, '-' and '_'");
+  }
+  return {named ? before : std::string(), dir};
+}
+
+}  // namespace
+
+chosen_method choose_method(merge_arguments const& args) {
+  settings s = defaults_of(args.preset);
+  s.prune = spelled(args.prune.value_or(s.prune));
+  s.density = args.density.value_or(s.density);
+  s.epsilon = args.epsilon.value_or(s.epsilon);
+  s.similarity = spelled(args.similarity.value_or(s.similarity));
+  s.cluster = spelled(args.cluster.value_or(s.cluster));
+  s.consensus = spelled(args.consensus.value_or(s.consensus));
+  s.groups = args.groups.value_or(s.groups);
+  s.lambda = args.lambda.value_or(s.lambda);
+  std::uint64_t const seed = args.seed.value_or(0);
+  if (s.groups < 1 || s.groups > braid::max_groups) {
+    throw braid::argument_error("--groups " + std::to_string(s.groups) + ": choose 1 to " +
+                                std::to_string(braid::max_groups) + ", usually 2 to the number of experts");
+  }
+  auto similarity = policy_named<decltype(braid::similarity::any::choice)>("--similarity", s.similarity);
+  auto cluster = policy_named<decltype(braid::cluster::any::choice)>("--cluster", s.cluster);
+  std::visit(
+      [&](auto& c) {
+        if constexpr (requires { c.seed; }) { c.seed = seed; }
+      },
+      cluster);
+  chosen_method chosen;
+  merge_method& m = chosen.method;
+  m.prune = policy_named<any_prune>("--prune", s.prune);
+  apply_numbers(m.prune, s.density, s.epsilon, seed);
+  m.similarity = std::visit([](auto const& policy) { return braid::similarity::any(policy); }, similarity);
+  m.cluster = std::visit([](auto const& policy) { return braid::cluster::any(policy); }, cluster);
+  m.consensus = policy_named<any_consensus>("--consensus", s.consensus);
+  m.groups = s.groups;
+  m.lambda = s.lambda;
+  m.allow_nonfinite = args.allow_nonfinite;
+
+  auto const experts = static_cast<int>(args.experts.size());
+  bool const clusters = m.groups > 1 && m.groups < experts;
+  if (clusters && experts > braid::cluster::exact::most_experts &&
+      std::holds_alternative<braid::cluster::exact>(m.cluster.choice)) {
+    throw braid::argument_error("--cluster exact is for up to " + std::to_string(braid::cluster::exact::most_experts) +
+                                " experts, and there are " + std::to_string(experts) +
+                                "; choose --cluster kmeans or agglomerative");
+  }
+  chosen.notes = idle_notes(args, m);
+  chosen.description = describe(m, s, seed);
+  return chosen;
+}
+
+braid::selection choose_tensors(merge_arguments const& args) {
+  std::vector<braid::rule> rules;
+  for (auto const& [what, pattern] : args.patterns) {
+    bool const merge = what == pattern_argument::merge;
+    bool const keep = what == pattern_argument::keep;
+    try {
+      rules.push_back({braid::glob(pattern), merge  ? braid::action::merge
+                                             : keep ? braid::action::keep
+                                                    : braid::action::from_base});
+    } catch (braid::argument_error const& e) {
+      throw braid::argument_error(std::string(merge ? "--merge" : keep ? "--keep" : "--from-base") + ": " + e.what());
+    }
+  }
+  std::vector<braid::axis_rule> axes;
+  for (auto const& text : args.channel_axes) {
+    std::size_t const equals = text.rfind('=');
+    int axis = 0;
+    bool good = equals != std::string::npos && equals > 0;
+    if (good) {
+      auto const* const end = text.data() + text.size();
+      auto const [stop, error] = std::from_chars(text.data() + equals + 1, end, axis);
+      good = error == std::errc{} && stop == end;
+    }
+    if (!good) {
+      throw braid::argument_error("--channel-axis '" + printable(text) +
+                                  "': write GLOB=AXIS, such as '*.c_attn.weight=1', or -1 for the last dimension");
+    }
+    try {
+      axes.push_back({braid::glob(text.substr(0, equals)), axis});
+    } catch (braid::argument_error const& e) {
+      throw braid::argument_error(std::string("--channel-axis: ") + e.what());
+    }
+  }
+  return braid::selection(std::move(rules), std::move(axes));
+}
+
+std::vector<std::string> idle_patterns(braid::selection const& tensors, std::vector<std::string_view> const& names) {
+  std::vector<std::string> notes;
+  auto const check = [&](auto const& rules, auto const& option) {
+    std::vector<bool> matches(rules.size());
+    std::vector<bool> decides(rules.size());
+    for (std::string_view const name : names) {
+      bool taken = false;
+      for (std::size_t i = 0; i < rules.size(); ++i) {
+        if (!rules[i].pattern.matches(name)) { continue; }
+        matches[i] = true;
+        if (!taken) { decides[i] = true; }
+        taken = true;
+      }
+    }
+    for (std::size_t i = 0; i < rules.size(); ++i) {
+      if (decides[i]) { continue; }
+      notes.push_back(option(rules[i]) + " '" + printable(rules[i].pattern.pattern()) + "' has no effect: " +
+                      (matches[i] ? "all that it matches is decided by patterns before it" : "no tensor's name matches"));
+    }
+  };
+  check(tensors.rules(), [](braid::rule const& r) {
+    return std::string(r.what == braid::action::from_base ? "--from-base" : r.what == braid::action::keep ? "--keep" : "--merge");
+  });
+  check(tensors.axes(), [](braid::axis_rule const&) { return std::string("--channel-axis"); });
+  return notes;
+}
+
+std::optional<braid::dtype> choose_dtype(merge_arguments const& args) {
+  if (!args.dtype) { return std::nullopt; }
+  std::string upper = *args.dtype;
+  std::transform(upper.begin(), upper.end(), upper.begin(), [](char c) { return c >= 'a' && c <= 'z' ? static_cast<char>(c - 32) : c; });
+  braid::dtype type{};
+  if (!braid::parse_dtype(upper, type) || !braid::is_computable(type)) {
+    throw braid::argument_error("--dtype '" + printable(*args.dtype) + "' is none; choose f32, f16, bf16, f8_e4m3 or f8_e5m2");
+  }
+  return type;
+}
+
+std::vector<braid::checkpoint> open_experts(merge_arguments const& args) {
+  std::vector<braid::checkpoint> experts;
+  for (auto const& text : args.experts) {
+    auto const [name, dir] = split_expert(text);
+    experts.emplace_back(std::filesystem::path(dir), name);
+    std::string const& known_as = experts.back().name();
+    if (!braid::is_expert_name(known_as)) {
+      throw braid::argument_error("--expert " + printable(dir) + " would be called '" + printable(known_as) +
+                                  "', but names are of letters, digits, '-' and '_': write --expert NAME=" + printable(dir));
+    }
+    for (std::size_t i = 0; i + 1 < experts.size(); ++i) {
+      if (experts[i].name() == known_as) {
+        throw braid::argument_error("--expert " + printable(dir) + ": another expert is called '" + known_as + "' (" +
+                                    printable(experts[i].path().string()) + "); write --expert NAME=" + printable(dir) +
+                                    " with a name of its own");
+      }
+    }
+  }
+  return experts;
+}
+
+}  // namespace program

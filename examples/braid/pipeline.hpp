@@ -1,0 +1,27 @@
+#pragma once
+
+#include "pipelines.hpp"
+
+#include <braid/method/channel_merge.hpp>
+
+namespace program {
+
+/// The pipelines of one pruning policy, for every consensus.
+template <class Prune>
+braid::report run_pruned(Prune const& prune, merge_method const& m, merge_job const& job) {
+  return std::visit(
+      [&]<class Consensus>(Consensus const& consensus) {
+        using merge = braid::channel_merge<braid::cpu, Prune, braid::similarity::any, braid::cluster::any, Consensus>;
+        merge const method{{.prune = prune,
+                            .similarity = m.similarity,
+                            .cluster = m.cluster,
+                            .consensus = consensus,
+                            .groups = m.groups,
+                            .lambda = m.lambda,
+                            .allow_nonfinite = m.allow_nonfinite}};
+        return braid::run(method, job.base, job.experts, job.out, job.options, job.backend);
+      },
+      m.consensus);
+}
+
+}  // namespace program

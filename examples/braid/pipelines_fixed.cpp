@@ -1,0 +1,19 @@
+/// Pipelines whose pruning makes no random choice.
+
+#include "pipeline.hpp"
+
+namespace program {
+
+braid::report run_pipeline(braid::prune::none const& prune, merge_method const& m, merge_job const& job) {
+  return run_pruned(prune, m, job);
+}
+
+braid::report run_pipeline(braid::prune::magnitude const& prune, merge_method const& m, merge_job const& job) {
+  return run_pruned(prune, m, job);
+}
+
+braid::report run_pipeline(braid::prune::magnitude_rows const& prune, merge_method const& m, merge_job const& job) {
+  return run_pruned(prune, m, job);
+}
+
+}  // namespace program

@@ -1,0 +1,15 @@
+/// Pipelines that prune at random.
+
+#include "pipeline.hpp"
+
+namespace program {
+
+braid::report run_pipeline(braid::prune::dare const& prune, merge_method const& m, merge_job const& job) {
+  return run_pruned(prune, m, job);
+}
+
+braid::report run_pipeline(braid::prune::magprune const& prune, merge_method const& m, merge_job const& job) {
+  return run_pruned(prune, m, job);
+}
+
+}  // namespace program

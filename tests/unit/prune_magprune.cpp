@@ -1,0 +1,145 @@
+#include "support/catch.hpp"
+#include "support/random_models.hpp"
+
+#include <braid/backend/cpu/row_select.hpp>
+#include <braid/prune/magprune.hpp>
+
+#include <algorithm>
+#include <numeric>
+
+using namespace braid_test;
+using braid::prune::magprune;
+
+namespace {
+
+std::vector<float> random_row(random_source& random, index_t cols) {
+  int const kind = random.below(3);
+  std::vector<float> row;
+  for (index_t c = 0; c < cols; ++c) {
+    row.push_back(kind == 0   ? static_cast<float>(random.bell() * std::exp2(random.between(-30, 30)))
+                  : kind == 1 ? static_cast<float>(random.below(5) - 2)
+                              : 0.0f);
+  }
+  return row;
+}
+
+std::vector<std::uint32_t> ranks_of(std::vector<float> const& row) {
+  braid::detail::row_workspace work;
+  std::vector<std::uint32_t> rank(row.size());
+  braid::detail::row_ranks(row.data(), static_cast<index_t>(row.size()), work, rank.data());
+  return rank;
+}
+
+}  // namespace
+
+TEST_CASE("ranks of a row are those of a stable sort, the lower column above its equals", "[prune][magprune]") {
+  random_source random(41);
+  for (int round = 0; round < 200; ++round) {
+    auto const row = random_row(random, random_cols(random));
+    std::vector<std::size_t> rising(row.size());
+    std::iota(rising.rbegin(), rising.rend(), std::size_t{0});  // from the last column to the first
+    std::stable_sort(rising.begin(), rising.end(),
+                     [&](std::size_t a, std::size_t b) { return std::abs(row[a]) < std::abs(row[b]); });
+    std::vector<std::uint32_t> expected(row.size());
+    for (std::size_t i = 0; i < rising.size(); ++i) { expected[rising[i]] = static_cast<std::uint32_t>(i); }
+    REQUIRE(ranks_of(row) == expected);
+  }
+}
+
+TEST_CASE("magprune's keep probability rises linearly with the rank", "[prune][magprune]") {
+  random_source random(42);
+  for (int round = 0; round < 6; ++round) {
+    magprune policy;
+    policy.density = 0.3 + 0.4 * random.unit();
+    policy.epsilon = (std::min(policy.density, 1.0 - policy.density) - 0.01) * random.unit();
+    index_t const cols = random.between(2, 60);
+    auto const row = random_row(random, cols);
+    auto const rank = ranks_of(row);
+    constexpr int seeds = 4000;
+    std::vector<int> kept(static_cast<std::size_t>(cols), 0);
+    std::uint64_t const stream = random.bits();
+    for (int s = 0; s < seeds; ++s) {
+      policy.seed = static_cast<std::uint64_t>(s);
+      auto const plan = policy.plan({stream, 1, cols}, {rank.data(), cols});
+      for (index_t c = 0; c < cols; ++c) { kept[static_cast<std::size_t>(c)] += plan(1.0f, 0, c) != 0.0f ? 1 : 0; }
+    }
+    // The sum over ranks of squared standardised errors is chi-square with `cols` degrees of freedom.
+    double chi_square = 0.0;
+    for (std::size_t c = 0; c < kept.size(); ++c) {
+      double const p = policy.density - policy.epsilon + 2.0 * policy.epsilon * rank[c] / static_cast<double>(cols - 1);
+      double const error = kept[c] - seeds * p;
+      chi_square += error * error / (seeds * p * (1.0 - p));
+      CHECK(std::abs(error) <= 5.0 * std::sqrt(seeds * p * (1.0 - p)));
+    }
+    auto const n = static_cast<double>(cols);
+    INFO("density " << policy.density << ", epsilon " << policy.epsilon << ", columns " << cols);
+    CHECK(std::abs(chi_square - n) <= 6.0 * std::sqrt(2.0 * n) + 6.0);
+  }
+}
+
+TEST_CASE("magprune's survivors keep the expected value", "[prune][magprune]") {
+  random_source random(43);
+  index_t const cols = 300;
+  auto const row = [&] {
+    std::vector<float> r;
+    for (index_t c = 0; c < cols; ++c) { r.push_back(static_cast<float>(random.bell())); }
+    return r;
+  }();
+  auto const rank = ranks_of(row);
+  magprune policy;
+  double sum = 0.0;
+  double variance = 0.0;
+  double const expected = std::accumulate(row.begin(), row.end(), 0.0);
+  constexpr int seeds = 2000;
+  for (int s = 0; s < seeds; ++s) {
+    policy.seed = static_cast<std::uint64_t>(s);
+    auto const plan = policy.plan({77, 1, cols}, {rank.data(), cols});
+    for (index_t c = 0; c < cols; ++c) {
+      auto const slot = static_cast<std::size_t>(c);
+      float const p = plan.probability(rank[slot]);
+      float const y = plan(row[slot], 0, c);
+      bool const exact = y == 0.0f || y == row[slot] / p;
+      if (!exact) { FAIL("a survivor isn't divided by its keep probability"); }
+      sum += static_cast<double>(y);
+      if (s == 0) {
+        double const x = static_cast<double>(row[slot]);
+        variance += x * x * (1.0 / static_cast<double>(p) - 1.0);
+      }
+    }
+  }
+  CHECK(std::abs(sum / seeds - expected) <= 5.0 * std::sqrt(variance / seeds));
+}
+
+TEST_CASE("magprune with epsilon 0 keeps every rank with probability density", "[prune][magprune]") {
+  auto const rank = ranks_of({3.0f, 1.0f, 2.0f});
+  auto const plan = magprune{.density = 0.4, .epsilon = 0.0}.plan({1, 1, 3}, {rank.data(), 3});
+  for (std::uint32_t r = 0; r < 3; ++r) { CHECK(plan.probability(r) == 0.4f); }
+}
+
+TEST_CASE("magprune's probabilities never exceed 1, and a row of one column has probability density", "[prune][magprune]") {
+  random_source random(44);
+  for (int round = 0; round < 100; ++round) {
+    magprune policy;
+    policy.epsilon = 0.45 * random.unit();
+    policy.density = 1.0 - policy.epsilon;  // up to exactly 1
+    index_t const cols = random.between(2, 5000);
+    auto const plan = policy.plan({1, 1, cols}, {nullptr, cols});
+    float const top = plan.probability(static_cast<std::uint32_t>(cols - 1));
+    CHECK(top <= 1.0f);
+    CHECK(top > 0.9999f);
+  }
+  std::uint32_t const only = 0;
+  auto const plan = magprune{.density = 0.7, .epsilon = 0.2}.plan({1, 4, 1}, {&only, 1});
+  CHECK(plan.probability(0) == 0.7f);
+}
+
+TEST_CASE("magprune refuses probabilities outside (0, 1]", "[prune][magprune]") {
+  CHECK_NOTHROW(magprune{}.validate());
+  CHECK_NOTHROW(magprune{.density = 0.85, .epsilon = 0.15}.validate());
+  CHECK_NOTHROW(magprune{.density = 1.0, .epsilon = 0.0}.validate());
+  CHECK_THROWS_AS((magprune{.density = 0.9, .epsilon = 0.15}.validate()), braid::argument_error);
+  CHECK_THROWS_AS((magprune{.density = 0.1, .epsilon = 0.1}.validate()), braid::argument_error);
+  CHECK_THROWS_AS((magprune{.density = 0.5, .epsilon = -0.1}.validate()), braid::argument_error);
+  CHECK_THROWS_AS((magprune{.density = 0.5, .epsilon = std::nan("")}.validate()), braid::argument_error);
+  CHECK_THROWS_AS((magprune{.density = std::nan("")}.validate()), braid::argument_error);
+}
