@@ -245,8 +245,7 @@ void run(arguments const& args) {
   for (row const& r : rows) { names.push_back(r.name); }
 
   std::cout << "Accuracy: exact match of each expert, rebuilt from the merged checkpoint, on its own task.\n"
-               "Stored: bytes of all tensors, index included, over those of the "
-            << keeper.experts() << " experts.\n\n";
+               "Stored: bytes of all tensors, index included, over those of all experts.\n\n";
   zoo::table table(std::cout, names, keeper.tasks());
   std::vector<zoo::result> results;
   for (auto const& [name, compute] : rows) {

@@ -2,6 +2,8 @@
 
 /// What a command line asks for, as plain data: the commands know nothing of how it was parsed.
 
+#include <braid/engine/selection.hpp>
+
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -11,8 +13,7 @@ namespace program {
 
 /// `--merge`, `--keep` and `--from-base`, in the order in which they were given: the first that matches decides.
 struct pattern_argument {
-  enum kind { merge, keep, from_base };
-  kind what;
+  braid::action what;
   std::string pattern;
 };
 

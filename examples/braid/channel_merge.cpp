@@ -1,7 +1,8 @@
 #include "arguments.hpp"
 #include "command_line.hpp"
+#include "inputs.hpp"
 #include "interruption.hpp"
-#include "method.hpp"
+#include "pipelines.hpp"
 #include "progress_line.hpp"
 #include "text.hpp"
 

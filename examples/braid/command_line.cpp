@@ -76,7 +76,7 @@ void add_method_options(CLI::App& app, merge_arguments& args) {
       ->group(pruning);
 }
 
-void add_pattern_option(CLI::App& app, std::string const& name, merge_arguments& args, pattern_argument::kind what,
+void add_pattern_option(CLI::App& app, std::string const& name, merge_arguments& args, braid::action what,
                         std::string const& description) {
   // Triggered on parsing, since the order among the three options is their precedence.
   app.add_option_function<std::string>(
@@ -88,9 +88,9 @@ void add_pattern_option(CLI::App& app, std::string const& name, merge_arguments&
 
 void add_tensor_options(CLI::App& app, merge_arguments& args) {
   std::string const tensors = "Tensors, by name";
-  add_pattern_option(app, "--merge", args, pattern_argument::merge, "merge the tensors that match");
-  add_pattern_option(app, "--keep", args, pattern_argument::keep, "let each expert keep its own");
-  add_pattern_option(app, "--from-base", args, pattern_argument::from_base,
+  add_pattern_option(app, "--merge", args, braid::action::merge, "merge the tensors that match");
+  add_pattern_option(app, "--keep", args, braid::action::keep, "let each expert keep its own");
+  add_pattern_option(app, "--from-base", args, braid::action::from_base,
                      "take the base's. These three may be repeated: the first that matches\n"
                      "decides. By default the matrices of attention and MLP are merged and\n"
                      "all others kept: embeddings, heads, norms, biases, router gates");

@@ -1,7 +1,8 @@
 /// braid: the library on a command line. docs/cli.md describes it.
 ///
 ///   command_line.cpp   every option of every command, and their help
-///   channel_merge.cpp  braid channel-merge; method.cpp makes a method of its options, pipeline_*.cpp hold the pipelines
+///   channel_merge.cpp  braid channel-merge; method.cpp and inputs.cpp understand its options, pipelines_*.cpp hold the
+///                      pipelines that are known at compile time
 ///   extract.cpp        braid extract
 ///   inspect.cpp        braid inspect
 ///   diff.cpp           braid diff

@@ -1,9 +1,36 @@
 #pragma once
 
 #include "arguments.hpp"
-#include "pipelines.hpp"
+
+#include <braid/cluster/any.hpp>
+#include <braid/consensus/mean.hpp>
+#include <braid/consensus/sum.hpp>
+#include <braid/consensus/ties.hpp>
+#include <braid/prune/dare.hpp>
+#include <braid/prune/magnitude.hpp>
+#include <braid/prune/magprune.hpp>
+#include <braid/prune/none.hpp>
+#include <braid/similarity/any.hpp>
+
+#include <variant>
 
 namespace program {
+
+using any_prune = std::variant<braid::prune::none, braid::prune::dare, braid::prune::magnitude,
+                               braid::prune::magnitude_rows, braid::prune::magprune>;
+using any_consensus =
+    std::variant<braid::consensus::mean, braid::consensus::sum, braid::consensus::ties, braid::consensus::ties_sum>;
+
+/// A channel merge whose policies are chosen at run time.
+struct merge_method {
+  any_prune prune;
+  braid::similarity::any similarity;
+  braid::cluster::any cluster;
+  any_consensus consensus;
+  int groups = 2;
+  float lambda = 1.0f;
+  bool allow_nonfinite = false;
+};
 
 /// What the options of `braid channel-merge` ask for.
 struct chosen_method {
@@ -15,20 +42,5 @@ struct chosen_method {
 /// Explicit options, else those of the preset, else the defaults.
 /// @throws braid::argument_error  for an unknown name, listing the known ones, and for numbers that can't be meant
 [[nodiscard]] chosen_method choose_method(merge_arguments const& args);
-
-/// `--merge`, `--keep`, `--from-base` and `--channel-axis`.
-/// @throws braid::argument_error  for a malformed one
-[[nodiscard]] braid::selection choose_tensors(merge_arguments const& args);
-
-/// Patterns that decide nothing: a misspelt one would otherwise go unnoticed.
-/// @param names  of all tensors
-[[nodiscard]] std::vector<std::string> idle_patterns(braid::selection const& tensors,
-                                                     std::vector<std::string_view> const& names);
-
-/// `--dtype`.
-[[nodiscard]] std::optional<braid::dtype> choose_dtype(merge_arguments const& args);
-
-/// `--expert`: opens every model under its name.
-[[nodiscard]] std::vector<braid::checkpoint> open_experts(merge_arguments const& args);
 
 }  // namespace program

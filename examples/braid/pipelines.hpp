@@ -4,36 +4,11 @@
 /// consensus, is compiled for each pair of policies; what is asked once a channel, similarity and clustering, is chosen
 /// at run time.
 
-#include <braid/cluster/any.hpp>
-#include <braid/consensus/mean.hpp>
-#include <braid/consensus/sum.hpp>
-#include <braid/consensus/ties.hpp>
-#include <braid/engine/run.hpp>
-#include <braid/prune/dare.hpp>
-#include <braid/prune/magnitude.hpp>
-#include <braid/prune/magprune.hpp>
-#include <braid/prune/none.hpp>
-#include <braid/similarity/any.hpp>
+#include "method.hpp"
 
-#include <variant>
+#include <braid/engine/run.hpp>
 
 namespace program {
-
-using any_prune = std::variant<braid::prune::none, braid::prune::dare, braid::prune::magnitude,
-                               braid::prune::magnitude_rows, braid::prune::magprune>;
-using any_consensus =
-    std::variant<braid::consensus::mean, braid::consensus::sum, braid::consensus::ties, braid::consensus::ties_sum>;
-
-/// A channel merge whose policies were chosen at run time.
-struct merge_method {
-  any_prune prune;
-  braid::similarity::any similarity;
-  braid::cluster::any cluster;
-  any_consensus consensus;
-  int groups = 2;
-  float lambda = 1.0f;
-  bool allow_nonfinite = false;
-};
 
 /// All that a merge reads and writes.
 struct merge_job {
@@ -44,7 +19,7 @@ struct merge_job {
   braid::cpu backend;
 };
 
-// Defined in pipeline_*.cpp, since each takes a while to compile. The pruning is that of `m.prune`.
+// Defined in pipelines_*.cpp, which take long to compile. The pruning is that of `m.prune`.
 braid::report run_pipeline(braid::prune::none const& prune, merge_method const& m, merge_job const& job);
 braid::report run_pipeline(braid::prune::dare const& prune, merge_method const& m, merge_job const& job);
 braid::report run_pipeline(braid::prune::magnitude const& prune, merge_method const& m, merge_job const& job);

@@ -125,7 +125,7 @@ std::uint64_t parse_shard_size(std::string_view option, std::string_view text) {
                       std::count(digits.begin(), digits.end(), '.') <= 1;
   std::string name(text.substr(digits.size()));
   name.erase(0, name.find_first_not_of(' '));
-  std::transform(name.begin(), name.end(), name.begin(), [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });
+  for (char& c : name) { c = c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; }
   auto const* const found = std::find_if(units.begin(), units.end(), [&](unit const& u) { return u.name == name; });
   if (!number || found == units.end()) {
     refuse("is no size: write a number of bytes, or one with KB, MB, GB, TB, KiB, MiB, GiB or TiB, such as 5GB");

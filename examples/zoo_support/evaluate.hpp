@@ -2,7 +2,7 @@
 
 /// Exact-match accuracy of a model on a task, batch by batch on all cores.
 
-#include "llama.hpp"
+#include "generate.hpp"
 #include "prompts.hpp"
 
 #include <tbb/blocked_range.h>

@@ -136,45 +136,49 @@ inline int count_distinct(std::vector<int> const& number) {
   return number.empty() ? 0 : 1 + *std::max_element(number.begin(), number.end());
 }
 
-/// The best partition of a channel: of all into exactly min(K, distinct rows) groups that leave equal rows together,
-/// the one of largest score; of equal scores the first. The Gram matrix has the library's documented float32 sums.
-inline std::vector<int> best_labels(recipe const& r, family const& f, index_t row, std::vector<double> const& norms) {
-  auto const number = distinct_numbers(f, row);
-  int const n = static_cast<int>(f.experts.size());
-  deltas const d = channel_deltas(f, row);
+/// A channel's Gram matrix as a similarity scales it. The dot products are the library's documented float32 sums; all
+/// else is in double.
+inline std::vector<std::vector<double>> channel_gram(metric m, deltas const& d, std::vector<double> const& norms) {
   std::vector<std::vector<double>> gram(d.size(), std::vector<double>(d.size()));
+  auto const cols = static_cast<index_t>(d.empty() ? 0 : d[0].size());
   for (std::size_t i = 0; i < d.size(); ++i) {
     for (std::size_t j = 0; j < d.size(); ++j) {
-      gram[i][j] = ordered_sum(f.base.cols, [&](index_t c) {
+      gram[i][j] = static_cast<double>(ordered_sum(cols, [&](index_t c) {
         auto const at = static_cast<std::size_t>(c);
         auto const sign = [](float x) { return x > 0.0f ? 1.0f : x < 0.0f ? -1.0f : 0.0f; };
-        return r.similarity == metric::sign ? sign(d[i][at]) * sign(d[j][at]) : d[i][at] * d[j][at];
-      });
+        return m == metric::sign ? sign(d[i][at]) * sign(d[j][at]) : d[i][at] * d[j][at];
+      }));
     }
   }
-  auto const length = [&](std::size_t i) {
-    return r.similarity == metric::euclidean  ? 1.0
-           : r.similarity == metric::balanced ? norms[i]
-                                              : std::sqrt(gram[i][i]);
-  };
   auto scaled = gram;
   for (std::size_t i = 0; i < d.size(); ++i) {
     for (std::size_t j = 0; j < d.size(); ++j) {
-      double const lengths = length(i) * length(j);
+      auto const length = [&](std::size_t k) { return m == metric::balanced ? norms[k] : std::sqrt(gram[k][k]); };
+      double const lengths = m == metric::euclidean ? 1.0 : length(i) * length(j);
       scaled[i][j] = lengths > 0.0 ? gram[i][j] / lengths : 0.0;
     }
   }
+  return scaled;
+}
+
+/// The best partition of a channel: of all into exactly min(K, distinct rows) groups that leave equal rows together,
+/// the one of largest score; of equal scores the first.
+inline std::vector<int> best_labels(recipe const& r, family const& f, index_t row, std::vector<double> const& norms) {
+  auto const number = distinct_numbers(f, row);
+  auto const gram = channel_gram(r.similarity, channel_deltas(f, row), norms);
+  double trace = 0.0;
+  for (std::size_t i = 0; i < gram.size(); ++i) { trace += gram[i][i]; }
   std::vector<int> best;
   double best_score = 0.0;
+  auto const n = static_cast<int>(f.experts.size());
   for_each_partition(n, std::min(r.groups, count_distinct(number)), [&](std::vector<int> const& label) {
     for (std::size_t i = 0; i < label.size(); ++i) {
       for (std::size_t j = 0; j < i; ++j) {
         if (number[i] == number[j] && label[i] != label[j]) { return; }
       }
     }
-    double const score = partition_score(r.similarity, scaled, label);
-    double const rounding = 1e-13 * (std::abs(score) + std::abs(best_score));
-    if (best.empty() || score > best_score + rounding) {
+    double const score = partition_score(r.similarity, gram, label);
+    if (best.empty() || score > best_score + 1e-14 * trace) {  // beyond rounding
       best = label;
       best_score = score;
     }

@@ -233,16 +233,15 @@ TEST_CASE("the reported similarity is the mean cosine of deltas with their group
     double compared = 0.0;
     for (index_t c = 0; c < m.channels; ++c) {
       if (count_distinct(distinct_numbers(f, c)) <= 2) { continue; }  // nothing to choose
-      auto const v = compared_vectors(r.similarity, channel_deltas(f, c), {});
-      auto const gram = gram_of(v);
+      auto const gram = channel_gram(r.similarity, channel_deltas(f, c), {});
       auto const& label = m.label[static_cast<std::size_t>(c)];
-      for (std::size_t i = 0; i < v.size(); ++i) {
+      for (std::size_t i = 0; i < gram.size(); ++i) {
         double cross = 0.0;
         double total = 0.0;
-        for (std::size_t j = 0; j < v.size(); ++j) {
+        for (std::size_t j = 0; j < gram.size(); ++j) {
           if (label[j] != label[i]) { continue; }
           cross += gram[i][j];
-          for (std::size_t k = 0; k < v.size(); ++k) { total += label[k] == label[i] ? gram[j][k] : 0.0; }
+          for (std::size_t k = 0; k < gram.size(); ++k) { total += label[k] == label[i] ? gram[j][k] : 0.0; }
         }
         double const lengths = std::sqrt(gram[i][i] * total);
         sum += lengths > 0.0 ? cross / lengths : 1.0;

@@ -14,7 +14,7 @@ std::string message_of_merge(recipe const& r, family const& f) {
 }
 
 constexpr float infinity = std::numeric_limits<float>::infinity();
-constexpr float nan = std::numeric_limits<float>::quiet_NaN();
+constexpr float not_a_number = std::numeric_limits<float>::quiet_NaN();
 
 }  // namespace
 
@@ -27,7 +27,7 @@ TEST_CASE("options that can't be meant are refused", "[channel_merge][errors]") 
     CHECK_THROWS_AS(merge(r, f), braid::argument_error);
     CHECK(contains(message_of_merge(r, f), "groups is " + std::to_string(groups) + ": choose 1 to 255"));
   }
-  for (float const lambda : {infinity, -infinity, nan}) {
+  for (float const lambda : {infinity, -infinity, not_a_number}) {
     recipe r;
     r.lambda = lambda;
     CHECK_THROWS_AS(merge(r, f), braid::argument_error);
@@ -106,7 +106,7 @@ TEST_CASE("NaN and infinity are found wherever they are, and named", "[channel_m
       int const model = random.below(n + 1) - 1;
       index_t const row = random.below(static_cast<int>(rows));
       index_t const col = random.below(static_cast<int>(cols));
-      kind const kinds[] = {{nan, "NaN"}, {infinity, "infinity"}, {-infinity, "-infinity"}};
+      kind const kinds[] = {{not_a_number, "NaN"}, {infinity, "infinity"}, {-infinity, "-infinity"}};
       kind const& k = random.one_of(kinds);
       matrix& w = model < 0 ? f.base : f.experts[static_cast<std::size_t>(model)].weight;
       w.set(row, col, k.value);
@@ -137,7 +137,7 @@ TEST_CASE("NaN and infinity that are allowed don't touch other columns, and lone
     auto const clean = merge(r, f);
     r.allow_nonfinite = true;
     CHECK(merge(r, f) == clean);
-    f.experts[1].weight.set(2, 7, nan);
+    f.experts[1].weight.set(2, 7, not_a_number);
     f.experts[0].weight.set(3, 9, infinity);
     auto const spoiled = merge(r, f);
     CHECK(std::isnan(load(dtype::bf16, spoiled.pool.data(), 2 * 40 + 7)));

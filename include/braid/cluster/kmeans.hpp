@@ -99,9 +99,10 @@ struct kmeans {
     for (int i = 0; i < p.count; ++i) {
       next[i] = label[i];
       distance[i] = std::numeric_limits<double>::infinity();
+      double cross[max_experts]{};  // with each group
+      for (int j = 0; j < p.count; ++j) { cross[label[j]] += p.weight[j] * p.gram[i * p.count + j]; }
       for (int g = 0; g < p.groups; ++g) {
-        double const d = similarity.distance(p.gram[i * p.count + i], detail::cross(p, label, i, g), group[g].total,
-                                             group[g].size);
+        double const d = similarity.distance(p.gram[i * p.count + i], cross[g], group[g].total, group[g].size);
         if (d < distance[i]) {
           distance[i] = d;
           next[i] = g;

@@ -4,6 +4,7 @@
 /// a channel, what the tensors are called, which pool row belongs to an expert. docs/format.md is the specification.
 
 #include <braid/core/error.hpp>
+#include <braid/core/expert_name.hpp>
 #include <braid/core/types.hpp>
 #include <braid/io/format_code.hpp>
 
@@ -77,13 +78,6 @@ inline constexpr std::string_view group_prefix = "braid.group.";
 /// Whether a model's own tensor can't have that name, because the format needs it.
 [[nodiscard]] constexpr bool is_reserved_name(std::string_view tensor) noexcept {
   return tensor.starts_with(detail::reserved_prefix);
-}
-
-/// Whether an expert may be called that: one or more letters, digits, '-' and '_'.
-[[nodiscard]] constexpr bool is_expert_name(std::string_view name) noexcept {
-  return !name.empty() && std::all_of(name.begin(), name.end(), [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_';
-  });
 }
 
 /// The dimension that counts a tensor's channels unless something else is said: the last but one. -1 for vectors and

@@ -60,11 +60,7 @@ struct merge_channels<cpu, Prune, Similarity, Cluster, Consensus> {
     detail::channel_gram(block, row, context.cols, distinct, similarity.operand == gram_operand::signs, work);
     if (!context.allow_nonfinite) { check_gram(context, block, row, distinct, work); }
     double norms[max_experts];
-    if (similarity.needs_norms) {
-      for (int d = 0; d < n; ++d) {
-        norms[d] = context.norms[static_cast<std::size_t>(distinct.first[static_cast<std::size_t>(d)])];
-      }
-    }
+    if (similarity.needs_norms) { shared_norms(context, distinct, norms); }
     double* const gram = work.gram.data();
     for (int i = 0; i < n * n; ++i) {
       if (!std::isfinite(gram[i])) { gram[i] = 0.0; }
@@ -74,6 +70,22 @@ struct merge_channels<cpu, Prune, Similarity, Cluster, Consensus> {
     cluster.partition(similarity, problem, group.data());
     add_similarity(n, group.data(), distinct, gram, out);
     return used;
+  }
+
+  /// The length that scales each distinct row. Experts that share a row may differ in the rest of the tensor: the
+  /// harmonic mean of their lengths gives the sum of their scaled rows, and the error that it hides is the same for every
+  /// partition, since they are never parted.
+  static void shared_norms(tensor_context const& context, detail::distinct_rows const& distinct, double* norms) {
+    for (int d = 0; d < distinct.count; ++d) {
+      auto const slot = static_cast<std::size_t>(d);
+      norms[d] = context.norms[static_cast<std::size_t>(distinct.first[slot])];
+      if (distinct.weight[slot] == 1) { continue; }
+      double inverse = 0.0;
+      for (std::size_t e = 0; e < context.norms.size(); ++e) {
+        if (distinct.of_expert[e] == d && context.norms[e] > 0.0) { inverse += 1.0 / context.norms[e]; }
+      }
+      if (inverse > 0.0) { norms[d] = distinct.weight[slot] / inverse; }
+    }
   }
 
   /// Looks closer where the Gram matrix isn't finite, or can't tell.

@@ -2,6 +2,7 @@
 
 #include <braid/core/concepts.hpp>
 #include <braid/core/error.hpp>
+#include <braid/core/expert_name.hpp>
 
 #include <algorithm>
 #include <string>
@@ -9,16 +10,6 @@
 
 BRAID_NAMESPACE_BEGIN
 namespace detail {
-
-inline void check_expert_name(std::string_view name) {
-  bool good = !name.empty();
-  for (char const c : name) {
-    good = good && ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_');
-  }
-  if (!good) {
-    throw argument_error("expert name '" + std::string(name) + "': use letters, digits, '-' and '_' only");
-  }
-}
 
 /// The order in which experts are always handled: by name. Entry i is the position of the i-th expert in `names`.
 /// @throws argument_error for no or too many experts, bad names, and two of one name
@@ -28,7 +19,12 @@ inline std::vector<std::size_t> order_by_name(std::vector<std::string> const& na
     throw argument_error("a merge takes at most " + std::to_string(max_experts) + " experts, not " +
                          std::to_string(names.size()));
   }
-  for (auto const& n : names) { check_expert_name(n); }
+  for (auto const& n : names) {
+    if (!is_expert_name(n)) {
+      throw argument_error("expert name '" + n + "': use letters, digits, '-' and '_' only; name it otherwise than its "
+                           "directory (NAME=DIR on the command line, checkpoint{dir, name} in a program)");
+    }
+  }
   std::vector<std::size_t> order(names.size());
   for (std::size_t i = 0; i < order.size(); ++i) { order[i] = i; }
   std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return names[a] < names[b]; });
