@@ -6,7 +6,11 @@
 #include "progress_line.hpp"
 #include "text.hpp"
 
+#include <tbb/global_control.h>
+
+#include <cmath>
 #include <iostream>
+#include <optional>
 #include <set>
 
 namespace program {
@@ -69,6 +73,18 @@ void print_summary(merge_job const& job, std::string const& method, braid::repor
   for (auto const& note : r.notes) { std::cout << "  note       " << printable(note) << '\n'; }
 }
 
+/// Lets oneTBB have so many threads, where a user asks for more than the machine has cores. 0: as many as cores.
+std::optional<tbb::global_control> allow_threads(int threads) {
+  constexpr int most = 1024;
+  if (threads < 0 || threads > most) {
+    throw braid::argument_error("--threads " + std::to_string(threads) + ": choose 1 to " + std::to_string(most) +
+                                ", or 0 for all cores");
+  }
+  if (threads == 0) { return std::nullopt; }
+  return std::optional<tbb::global_control>(std::in_place, tbb::global_control::max_allowed_parallelism,
+                                            static_cast<std::size_t>(threads));
+}
+
 void print_notes(std::vector<std::string> const& notes) {
   for (auto const& note : notes) { std::cerr << "braid: note: " << note << std::endl; }
 }
@@ -83,6 +99,7 @@ int channel_merge(merge_arguments const& args) {
   options.max_shard_bytes = parse_shard_size("--max-shard-size", args.max_shard_size);
   options.overwrite = args.overwrite;
   options.hash_inputs = !args.no_hash;
+  auto const threads = allow_threads(args.threads);
   braid::cpu const backend(args.threads);
   merge_job job{braid::checkpoint(std::filesystem::path(args.base)), open_experts(args), args.out, std::move(options), backend};
   print_notes(chosen.notes);

@@ -13,7 +13,7 @@ using std::chrono::milliseconds;
 using std::chrono::seconds;
 
 std::string rate_text(std::uint64_t bytes, double duration) {
-  return duration > 0.0 ? fixed(static_cast<double>(bytes) / duration * 1e-9, 2) + " GB/s" : "- GB/s";
+  return size_text(duration > 0.0 ? static_cast<std::uint64_t>(static_cast<double>(bytes) / duration) : 0) + "/s";
 }
 
 std::string text_of(braid::progress const& p) {

@@ -10,6 +10,7 @@
 
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <optional>
 
 namespace braid_test {
@@ -53,5 +54,38 @@ struct expert_path {
 
 braid::report run_on_disk(recipe const& r, std::filesystem::path const& base, std::vector<expert_path> const& experts,
                           std::filesystem::path const& out, disk_options const& options = {});
+
+/// The same with the policies of support/own_policies.hpp.
+braid::report run_own_policies(float least, int groups, std::filesystem::path const& base,
+                               std::vector<expert_path> const& experts, std::filesystem::path const& out);
+
+/// All that a grouped checkpoint holds, through the library's reader.
+struct grouped_contents {
+  struct tensor {
+    dtype type = dtype::f32;
+    std::vector<index_t> shape;
+    index_t channels = 0;
+    index_t cols = 0;
+    int axis = 0;
+    std::string action;
+    double similarity = 0.0;
+    std::vector<std::byte> first;                     // rows of group 0, in the tensor's own layout
+    std::vector<std::byte> extra;                     // further rows
+    std::vector<std::vector<std::int32_t>> rows;      // [expert][channel], empty where it lacks the tensor
+    std::vector<std::vector<std::byte>> rebuilt;      // [expert]
+    std::vector<std::vector<index_t>> shapes;         // [expert]
+  };
+  std::vector<std::string> experts;
+  std::map<std::string, tensor> tensors;
+  std::string description;  // JSON
+  std::uint64_t stored_bytes = 0;
+  std::uint64_t expert_bytes = 0;
+};
+grouped_contents read_grouped(std::filesystem::path const& dir);
+
+/// An expert's tensor, also by a tied name.
+std::vector<std::byte> read_tensor(std::filesystem::path const& dir, std::string const& expert, std::string const& tensor);
+
+void extract_expert(std::filesystem::path const& dir, std::string const& expert, std::filesystem::path const& out);
 
 }  // namespace braid_test

@@ -1,11 +1,13 @@
 // No tests: the one place where the pipelines of support/pipelines.hpp are compiled.
 
+#include "support/own_policies.hpp"
 #include "support/pipelines.hpp"
 
 #include <braid/cluster/any.hpp>
 #include <braid/consensus/mean.hpp>
 #include <braid/consensus/ties.hpp>
 #include <braid/engine/run.hpp>
+#include <braid/io/grouped_checkpoint.hpp>
 #include <braid/method/channel_merge.hpp>
 #include <braid/prune/dare.hpp>
 #include <braid/prune/magnitude.hpp>
@@ -137,6 +139,53 @@ braid::report run_on_disk(recipe const& r, std::filesystem::path const& base, st
   braid::checkpoint const from(base);
   braid::cpu const be(options.threads);
   return with_method(r, [&](auto const& m) { return braid::run(m, from, opened, out, run, be); });
+}
+
+braid::report run_own_policies(float least, int groups, std::filesystem::path const& base,
+                               std::vector<expert_path> const& experts, std::filesystem::path const& out) {
+  using own_merge = braid::channel_merge<braid::cpu, own::threshold, own::shared_length, own::leaders, own::strongest>;
+  std::vector<braid::checkpoint> opened;
+  for (auto const& e : experts) { opened.emplace_back(e.path, e.name); }
+  return braid::run(own_merge{{.prune = {.least = least}, .groups = groups}}, braid::checkpoint(base), opened, out);
+}
+
+grouped_contents read_grouped(std::filesystem::path const& dir) {
+  braid::grouped_checkpoint const g(dir);
+  grouped_contents all;
+  all.experts = g.experts();
+  all.description = g.description().dump();
+  all.stored_bytes = g.stored_bytes();
+  all.expert_bytes = g.expert_bytes();
+  auto const copy = [](std::span<std::byte const> s) { return std::vector<std::byte>(s.begin(), s.end()); };
+  for (auto const& t : g.tensors()) {
+    grouped_contents::tensor x{t.type, t.shape, t.channels, t.row_elements, t.axis, t.action, t.similarity,
+                               copy(g.first_rows(t.name)), copy(g.extra_rows(t.name)), {}, {}, {}};
+    for (std::size_t e = 0; e < all.experts.size(); ++e) {
+      bool const has = g.has(e, t.name);
+      x.rows.push_back(has ? g.rows(t.name, e) : std::vector<std::int32_t>{});
+      x.shapes.push_back(has ? g.shape(e, t.name) : std::vector<index_t>{});
+      x.rebuilt.push_back(has ? read_tensor(dir, all.experts[e], t.name) : std::vector<std::byte>{});
+    }
+    all.tensors.emplace(t.name, std::move(x));
+  }
+  return all;
+}
+
+std::vector<std::byte> read_tensor(std::filesystem::path const& dir, std::string const& expert, std::string const& tensor) {
+  braid::grouped_checkpoint const g(dir);
+  std::size_t const e = g.expert_number(expert);
+  std::size_t elements = 1;
+  for (index_t const d : g.shape(e, tensor)) { elements *= static_cast<std::size_t>(d); }
+  auto const& tied = g.description()["tied"];
+  std::string const stored = tied.contains(tensor) ? tied[tensor].get<std::string>() : tensor;
+  auto const it = std::find_if(g.tensors().begin(), g.tensors().end(), [&](auto const& t) { return t.name == stored; });
+  std::vector<std::byte> out(elements * braid::size_of(it->type));
+  g.read(tensor, e, out);
+  return out;
+}
+
+void extract_expert(std::filesystem::path const& dir, std::string const& expert, std::filesystem::path const& out) {
+  braid::grouped_checkpoint(dir).extract(expert, out);
 }
 
 }  // namespace braid_test
