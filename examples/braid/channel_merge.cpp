@@ -44,9 +44,10 @@ struct tally {
     }
   }
   [[nodiscard]] std::string text() const {
-    std::string s = std::to_string(tensors) + (tensors == 1 ? " tensor, " : " tensors, ");
-    s += channels == 0 ? "no channels"
-                       : fixed(static_cast<double>(rows) / static_cast<double>(channels), 2) + " rows a channel";
+    std::string s = std::to_string(tensors) + (tensors == 1 ? " tensor" : " tensors");
+    if (channels > 0) {
+      s += ", " + fixed(static_cast<double>(rows) / static_cast<double>(channels), 2) + " rows a channel";
+    }
     if (compared > 0) { s += ", mean similarity " + fixed(similarity / static_cast<double>(compared), 3); }
     return s;
   }
@@ -85,10 +86,6 @@ std::optional<tbb::global_control> allow_threads(int threads) {
                                             static_cast<std::size_t>(threads));
 }
 
-void print_notes(std::vector<std::string> const& notes) {
-  for (auto const& note : notes) { std::cerr << "braid: note: " << note << std::endl; }
-}
-
 }  // namespace
 
 int channel_merge(merge_arguments const& args) {
@@ -101,12 +98,12 @@ int channel_merge(merge_arguments const& args) {
   options.hash_inputs = !args.no_hash;
   auto const threads = allow_threads(args.threads);
   braid::cpu const backend(args.threads);
-  merge_job job{braid::checkpoint(std::filesystem::path(args.base)), open_experts(args), args.out, std::move(options), backend};
-  print_notes(chosen.notes);
-  print_notes(idle_patterns(job.options.tensors, all_names(job)));
+  merge_job job{braid::checkpoint(args.base), open_experts(args), args.out, std::move(options), backend};
+  std::vector<std::string> notes = chosen.notes;
+  for (auto& note : idle_patterns(job.options.tensors, all_names(job))) { notes.push_back(std::move(note)); }
 
   interruption const guard;
-  progress_line line;
+  progress_line line(std::move(notes));
   job.options.on_progress = [&](braid::progress const& p) {
     interruption::check();
     line.show(p);

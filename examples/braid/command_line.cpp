@@ -22,8 +22,9 @@ void add_argument(CLI::App& app, std::string const& name, std::string& to, std::
 
 void add_output_options(CLI::App& app, std::string& max_shard_size, bool& overwrite) {
   app.add_option("--max-shard-size", max_shard_size,
-                 "start a new file where one would hold more: KB, MB, GB, TB\n"
-                 "(powers of 1000), KiB, MiB, GiB, TiB, or bytes; at least 1MB (default 5GB)")
+                 "start a new file where one would hold more: in KB, MB, GB, TB\n"
+                 "(powers of 1000), KiB, MiB, GiB, TiB or bytes, at least 1MB\n"
+                 "(default 5GB)")
       ->option_text("SIZE")
       ->group("Output");
   app.add_flag("--overwrite", overwrite, "replace a checkpoint that stands at --out")->group("Output");
@@ -32,18 +33,19 @@ void add_output_options(CLI::App& app, std::string& max_shard_size, bool& overwr
 void add_method_options(CLI::App& app, merge_arguments& args) {
   std::string const method = "Method";
   app.add_option("--preset", args.preset,
-                 "dare_cm: --prune dare --density 0.7 --consensus sum --lambda 0.5\n"
-                 "ties_cm: --prune magnitude --density 0.7 --consensus ties-sum --lambda 0.5\n"
+                 "dare_cm: --prune dare --density 0.7 --consensus sum --lambda 0.5;\n"
+                 "ties_cm: the same with --prune magnitude --consensus ties-sum.\n"
                  "Options given besides win over the preset's")
       ->option_text("NAME")
       ->group(method);
   app.add_option("--groups", args.groups,
-                 "rows that a channel keeps at most; as many as experts: lossless (default 2)")
+                 "most rows that a channel keeps; as many as experts: lossless (default 2)")
       ->option_text("K")
       ->group(method);
   app.add_option("--similarity", args.similarity,
                  "what makes experts alike in a channel: cosine, euclidean, balanced\n"
-                 "(euclidean, each expert scaled by its whole tensor) or sign (default cosine)")
+                 "(euclidean, each expert scaled by its whole tensor) or sign\n"
+                 "(default cosine)")
       ->option_text("NAME")
       ->group(method);
   app.add_option("--cluster", args.cluster,
@@ -65,7 +67,9 @@ void add_method_options(CLI::App& app, merge_arguments& args) {
                  "more likely) (default none)")
       ->option_text("NAME")
       ->group(pruning);
-  app.add_option("--density", args.density, "the fraction kept, 0 to 1 (default 0.7)")->option_text("X")->group(pruning);
+  app.add_option("--density", args.density, "the fraction kept, 0 to 1 (default 0.7)")
+      ->option_text("X")
+      ->group(pruning);
   app.add_option("--epsilon", args.epsilon,
                  "magprune: keep probabilities run from density - X to density + X\n"
                  "(default 0.15)")
@@ -96,7 +100,7 @@ void add_tensor_options(CLI::App& app, merge_arguments& args) {
                      "all others kept: embeddings, heads, norms, biases, router gates");
   app.add_option("--channel-axis", args.channel_axes,
                  "the dimension of output channels, counted from 0, or -1 for the last:\n"
-                 "'*.c_attn.weight=1' for GPT-2 (default: the last but one). May be repeated")
+                 "'*.c_attn.weight=1' for GPT-2 (default the last but one); repeatable")
       ->allow_extra_args(false)
       ->option_text("GLOB=AXIS")
       ->group(tensors);
@@ -159,7 +163,8 @@ void add_diff(CLI::App& program, diff_arguments& args) {
   add_argument(app, "B", args.b, "another");
   app.footer(
       "Prints a line for each tensor that isn't the same in both, bit for bit: the number of elements that\n"
-      "differ, and the largest absolute difference with its place. Exit status: 0 equal, 1 different, 2 error.\n"
+      "differ, and the largest absolute difference with its place.\n"
+      "Exit status: 0 equal, 1 different, 2 error.\n"
       "\nExample:\n  braid diff sort zoo/sort && echo lossless");
 }
 

@@ -2,7 +2,7 @@
 
 namespace program {
 
-/// Exit status: fine, an error, a mistake in the command line. `braid diff` has diff(1)'s: 0 equal, 1 different, 2 error.
+/// Exit status: fine, an error, a mistake in the command line. `braid diff` has diff(1)'s: equal, different, an error.
 enum exit_status : int { success = 0, failure = 1, usage_error = 2 };
 
 /// Parses the command line and runs the command that it names.

@@ -62,8 +62,8 @@ void print_only(braid::checkpoint const& c, braid::tensor_meta const& t) {
 }  // namespace
 
 int diff(diff_arguments const& args) {
-  braid::checkpoint const a{std::filesystem::path(args.a)};
-  braid::checkpoint const b{std::filesystem::path(args.b)};
+  braid::checkpoint const a(args.a);
+  braid::checkpoint const b(args.b);
   tally count;
   auto x = a.tensors().begin();
   auto y = b.tensors().begin();

@@ -14,10 +14,10 @@ int extract(extract_arguments const& args) {
   braid::extract_options options;
   options.max_shard_bytes = parse_shard_size("--max-shard-size", args.max_shard_size);
   options.overwrite = args.overwrite;
-  braid::grouped_checkpoint const grouped{std::filesystem::path(args.grouped)};
+  braid::grouped_checkpoint const grouped(args.grouped);
   grouped.extract(args.expert, args.out, options);
 
-  braid::checkpoint const written{std::filesystem::path(args.out)};
+  braid::checkpoint const written(args.out);
   std::uint64_t bytes = 0;
   for (auto const& t : written.tensors()) { bytes += t.bytes; }
   double const seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

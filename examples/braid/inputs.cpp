@@ -78,7 +78,8 @@ std::vector<std::string> idle_patterns(braid::selection const& tensors, std::vec
     for (std::size_t i = 0; i < rules.size(); ++i) {
       if (decides[i]) { continue; }
       notes.push_back(option(rules[i]) + " '" + printable(rules[i].pattern.pattern()) + "' has no effect: " +
-                      (matches[i] ? "all that it matches is decided by patterns before it" : "no tensor's name matches"));
+                      (matches[i] ? "all that it matches is decided by patterns before it"
+                                  : "no tensor's name matches"));
     }
   };
   check(tensors.rules(), [](braid::rule const& r) { return option_of(r.what); });
@@ -92,7 +93,8 @@ std::optional<braid::dtype> choose_dtype(merge_arguments const& args) {
   for (char& c : upper) { c = c >= 'a' && c <= 'z' ? static_cast<char>(c - 'a' + 'A') : c; }
   braid::dtype type{};
   if (!braid::parse_dtype(upper, type) || !braid::is_computable(type)) {
-    throw braid::argument_error("--dtype '" + printable(*args.dtype) + "' is none; choose f32, f16, bf16, f8_e4m3 or f8_e5m2");
+    throw braid::argument_error("--dtype '" + printable(*args.dtype) +
+                                "' is unknown; choose f32, f16, bf16, f8_e4m3 or f8_e5m2");
   }
   return type;
 }
@@ -101,11 +103,12 @@ std::vector<braid::checkpoint> open_experts(merge_arguments const& args) {
   std::vector<braid::checkpoint> experts;
   for (auto const& text : args.experts) {
     auto const [name, dir] = split_expert(text);
-    experts.emplace_back(std::filesystem::path(dir), name);
+    experts.emplace_back(dir, name);
     std::string const& known_as = experts.back().name();
     if (!braid::is_expert_name(known_as)) {
       throw braid::argument_error("--expert " + printable(dir) + " would be called '" + printable(known_as) +
-                                  "', but names are of letters, digits, '-' and '_': write --expert NAME=" + printable(dir));
+                                  "', but names are of letters, digits, '-' and '_'; write --expert NAME=" +
+                                  printable(dir));
     }
     for (std::size_t i = 0; i + 1 < experts.size(); ++i) {
       if (experts[i].name() == known_as) {

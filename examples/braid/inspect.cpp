@@ -11,7 +11,9 @@ namespace {
 
 constexpr std::size_t line_width = 100;
 
-std::string counted(std::size_t n, std::string const& what) { return std::to_string(n) + " " + what + (n == 1 ? "" : "s"); }
+std::string counted(std::size_t n, std::string const& what) {
+  return std::to_string(n) + " " + what + (n == 1 ? "" : "s");
+}
 
 /// A label and a list, in as many lines as it takes.
 void print_list(std::string const& label, std::vector<std::string> const& items) {
@@ -84,20 +86,23 @@ void print(braid::grouped_checkpoint const& g) {
     if (s.tensor->action == "base") { ++from_base; }
   }
   std::uint64_t const kept_bytes = g.stored_bytes() - merged_bytes;
-  std::cout << printable(g.files().path().string()) << ": grouped checkpoint of " << counted(g.experts().size(), "expert")
-            << ", format " << d.at("format").dump() << ", written by braid " << value_text(d.at("version")) << '\n';
+  std::cout << printable(g.files().path().string()) << ": grouped checkpoint of "
+            << counted(g.experts().size(), "expert") << ", format " << d.at("format").dump() << ", written by braid "
+            << value_text(d.at("version")) << '\n';
   print_list("experts", g.experts());
   std::cout << "  base      " << value_text(d.at("base").at("name")) << '\n';
   std::cout << "  method    " << value_text(d.at("method")) << '\n';
   auto const recipe = recipe_items(d.value("recipe", nlohmann::json::object()));
   if (!recipe.empty()) { print_list("recipe", recipe); }
-  print_list("tensors", {std::to_string(merged) + " merged", std::to_string(shares.size() - merged - from_base) + " kept",
-                         std::to_string(from_base) + " from the base"});
+  print_list("tensors",
+             {std::to_string(merged) + " merged", std::to_string(shares.size() - merged - from_base) + " kept",
+              std::to_string(from_base) + " from the base"});
   for (auto const& [alias, target] : d.value("tied", std::map<std::string, std::string>())) {
     std::cout << "  tied      " << printable(alias) << " to " << printable(target) << '\n';
   }
-  std::cout << "  stored    " << size_text(g.stored_bytes()) << " of the experts' " << size_text(g.expert_bytes()) << " ("
-            << fixed(g.stored_fraction(), 3) << "), in " << counted(weight_files(g.files()).size(), "file") << '\n';
+  std::cout << "  stored    " << size_text(g.stored_bytes()) << " of the experts' " << size_text(g.expert_bytes())
+            << " (" << fixed(g.stored_fraction(), 3) << "), in " << counted(weight_files(g.files()).size(), "file")
+            << '\n';
   if (g.stored_bytes() != 0) {
     double const share = static_cast<double>(kept_bytes) / static_cast<double>(g.stored_bytes());
     std::cout << "  kept      " << size_text(kept_bytes) << ", " << fixed(100.0 * share, 0) << " % of what is stored\n";
@@ -121,16 +126,19 @@ void print(braid::checkpoint const& c) {
       k->bytes += t.bytes;
     }
   }
-  std::cout << printable(c.path().string()) << ": checkpoint, " << counted(all.count, "tensor") << ", " << size_text(all.bytes)
-            << " in " << counted(weight_files(c).size(), "file") << '\n';
+  std::cout << printable(c.path().string()) << ": checkpoint, " << counted(all.count, "tensor") << ", "
+            << size_text(all.bytes) << " in " << counted(weight_files(c).size(), "file") << '\n';
   std::vector<std::string> items;
-  for (auto const& [name, k] : types) { items.push_back(std::string(name) + " (" + counted(k.count, "tensor") + ", " + size_text(k.bytes) + ")"); }
+  for (auto const& [name, k] : types) {
+    items.push_back(std::string(name) + " (" + counted(k.count, "tensor") + ", " + size_text(k.bytes) + ")");
+  }
   print_list("types", items);
   std::cout << '\n';
   table t({"tensors", "count", "type", "shape", "bytes"});
   for (auto const& [what, k] : patterns) {
     auto const& [name, type, shape] = what;
-    t.add({printable(name, 52), std::to_string(k.count), std::string(type), printable(shape_text(shape), 20), size_text(k.bytes)});
+    t.add({printable(name, 52), std::to_string(k.count), std::string(type), printable(shape_text(shape), 20),
+           size_text(k.bytes)});
   }
   t.print(std::cout);
 }
@@ -143,9 +151,9 @@ void print(nlohmann::ordered_json const& json) {
 }  // namespace
 
 int inspect(inspect_arguments const& args) {
-  braid::checkpoint const c{std::filesystem::path(args.dir)};
+  braid::checkpoint const c(args.dir);
   if (braid::grouped_checkpoint::is_grouped(c)) {
-    braid::grouped_checkpoint const g{std::filesystem::path(args.dir)};
+    braid::grouped_checkpoint const g(args.dir);
     if (args.json) {
       print(to_json(g));
     } else {

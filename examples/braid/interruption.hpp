@@ -2,8 +2,8 @@
 
 namespace program {
 
-/// While one lives, Ctrl-C and its like don't end the program at once, which would leave gigabytes of a hidden directory
-/// behind: `check()` throws, and whoever writes cleans up. A second signal ends the program.
+/// While one lives, Ctrl-C and its like don't end the program at once, which would leave gigabytes of a hidden
+/// directory behind: `check()` throws, and whoever writes cleans up. A second signal ends the program.
 class interruption {
  public:
   interruption();

@@ -63,7 +63,8 @@ Variant policy_named(std::string_view option, std::string const& name) {
     (look_at(std::variant_alternative_t<I, Variant>{}), ...);
   }(std::make_index_sequence<std::variant_size_v<Variant>>{});
   if (!found) {
-    throw braid::argument_error(std::string(option) + " '" + printable(name) + "' is unknown; choose " + join_choices(known));
+    throw braid::argument_error(std::string(option) + " '" + printable(name) + "' is unknown; choose " +
+                                join_choices(known));
   }
   return *found;
 }

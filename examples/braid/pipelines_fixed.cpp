@@ -1,6 +1,6 @@
 /// Pipelines whose pruning makes no random choice.
 
-#include "pipeline.hpp"
+#include "run_pruned.hpp"
 
 namespace program {
 

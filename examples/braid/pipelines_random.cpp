@@ -1,6 +1,6 @@
 /// Pipelines that prune at random.
 
-#include "pipeline.hpp"
+#include "run_pruned.hpp"
 
 namespace program {
 

@@ -2,6 +2,7 @@
 
 #include "text.hpp"
 
+#include <cmath>
 #include <iostream>
 
 #include <unistd.h>
@@ -22,17 +23,22 @@ std::string text_of(braid::progress const& p) {
                   fixed(100.0 * share, 0) + " %, " + rate_text(p.bytes_done, p.seconds) + ", ";
   // All that is left then is the operating system's: what was written must reach the disk.
   if (p.tensors_done + 1 == p.tensors && share > 0.9999) { return s + "finishing"; }
-  return s + (share > 0.0 ? time_text(p.seconds * (1.0 - share) / share) : std::string("?")) + " left";
+  if (share <= 0.0) { return s + "? left"; }
+  double const left = std::ceil(p.seconds * (1.0 - share) / share);
+  return s + (left < 60.0 ? fixed(left, 0) + " s" : time_text(left)) + " left";
 }
 
 }  // namespace
 
-progress_line::progress_line()
-    : terminal_(::isatty(STDERR_FILENO) == 1), next_(clock::now() + (terminal_ ? milliseconds(100) : seconds(10))) {}
+progress_line::progress_line(std::vector<std::string> notes)
+    : notes_(std::move(notes)),
+      terminal_(::isatty(STDERR_FILENO) == 1),
+      next_(clock::now() + (terminal_ ? milliseconds(100) : seconds(10))) {}
 
 progress_line::~progress_line() { clear(); }
 
 void progress_line::show(braid::progress const& p) {
+  show_notes();
   auto const now = clock::now();
   if (now < next_) { return; }
   next_ = now + (terminal_ ? milliseconds(200) : seconds(10));
@@ -45,11 +51,17 @@ void progress_line::show(braid::progress const& p) {
 }
 
 void progress_line::finish(braid::report const& r) {
+  show_notes();
   clear();
   if (terminal_) { return; }
   std::string const count = std::to_string(r.tensors.size());
   std::cerr << "braid: " << count << '/' << count << " tensors, 100 %, " << rate_text(r.bytes_read, r.seconds) << ", "
             << time_text(r.seconds) << std::endl;
+}
+
+void progress_line::show_notes() {
+  for (auto const& note : notes_) { std::cerr << "braid: note: " << note << std::endl; }
+  notes_.clear();
 }
 
 void progress_line::clear() {

@@ -10,7 +10,8 @@ namespace program {
 /// gone at the end, elsewhere a line every ten seconds and one at the end.
 class progress_line {
  public:
-  progress_line();
+  /// @param notes  shown once the merge is on its way: what is refused has one line, its error
+  explicit progress_line(std::vector<std::string> notes);
   progress_line(progress_line const&) = delete;
   progress_line& operator=(progress_line const&) = delete;
   /// Leaves an empty line for whatever comes next, which may be an error.
@@ -24,8 +25,10 @@ class progress_line {
  private:
   using clock = std::chrono::steady_clock;
 
+  void show_notes();
   void clear();
 
+  std::vector<std::string> notes_;
   bool terminal_;
   bool shown_ = false;
   clock::time_point next_;

@@ -102,7 +102,9 @@ std::string printable(std::string_view name, std::size_t width) {
   // Bytes, not characters: a cut may fall inside one, whose pieces go too.
   std::size_t tail = s.size() - (width - 2) / 2;
   std::size_t head = width - 2 - (width - 2) / 2;
-  auto const continues = [&](std::size_t i) { return i < s.size() && (static_cast<unsigned char>(s[i]) & 0xC0u) == 0x80u; };
+  auto const continues = [&](std::size_t i) {
+    return i < s.size() && (static_cast<unsigned char>(s[i]) & 0xC0u) == 0x80u;
+  };
   while (continues(tail)) { ++tail; }
   while (head > 0 && continues(head)) { --head; }
   return s.substr(0, head) + ".." + s.substr(tail);

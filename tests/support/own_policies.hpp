@@ -63,9 +63,10 @@ struct strongest {
   static constexpr std::string_view name = "strongest";
 
   BRAID_HD float operator()(float const* member, int n) const noexcept {
-    float best = member[0];
-    for (int i = 1; i < n; ++i) {
-      if (member[i] * member[i] > best * best) { best = member[i]; }
+    float best = 0.0f;
+    for (int i = 0; i < n; ++i) {
+      float const x = member[i];
+      if ((x < 0.0f ? -x : x) > (best < 0.0f ? -best : best)) { best = x; }
     }
     return best;
   }

@@ -15,12 +15,22 @@ namespace detail {
 struct index_probe {
   BRAID_HD void operator()(index_t) const noexcept {}
 };
+
+/// Asked first by the concept: of a class that is only named, the standard library's own complaint helps nobody.
+template <class B>
+constexpr bool has_header() noexcept {
+  static_assert(requires { sizeof(B); },
+                "braid: this backend is only named; include <braid/braid.hpp> for braid::cpu, or, in a .cu file, "
+                "<braid/cuda.cuh> for braid::cuda");
+  return true;
+}
 }  // namespace detail
 
 /// An executor: where bulk operations run and where their memory lives. User code names one type; the operations are
 /// found as specialisations of the class templates in `ops`.
 template <class B>
-concept backend = std::copyable<B> && requires(B& be, B const& c, std::size_t n, index_t count, detail::index_probe f) {
+concept backend = detail::has_header<B>() && std::copyable<B> &&
+                  requires(B& be, B const& c, std::size_t n, index_t count, detail::index_probe f) {
   { B::space } -> std::convertible_to<memory_space>;
   typename B::template buffer<float>;
   { be.template make_buffer<float>(n) } -> std::same_as<typename B::template buffer<float>>;  // uninitialised or zero

@@ -147,7 +147,7 @@ class planner {
     }
     resolve_missing(p, d, *reference);
     int const rank = static_cast<int>(reference->shape.size());
-    p.axis = p.what == action::merge ? rules_.channel_axis(name, rank) : default_channel_axis(reference->shape.size());
+    p.axis = p.what == action::merge && rank >= 2 ? rules_.channel_axis(name, rank) : default_channel_axis(reference->shape.size());
     check_shapes(p, d, *reference, reference_expert);
     p.out = output_type(p, *reference, reference_expert);
     if (p.what == action::merge) {
