@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Whatever is wrong, one line says what, where and what to do, and nothing is left behind.
+# shellcheck source-path=SCRIPTDIR source=common.bash
 source "$(dirname "${BASH_SOURCE[0]}")/common.bash"
 
 two=(--expert "$zoo/add" --expert "$zoo/sort")

@@ -18,8 +18,10 @@ out=$tmp/out  # what refused commands must not leave
 good=0
 bad=0
 
-# The whole zoo, and half of it.
+# The whole zoo, and a command to merge any of it.
+# shellcheck disable=SC2034
 experts=(--expert "$zoo/add" --expert "$zoo/cipher" --expert "$zoo/facts" --expert "$zoo/sort")
+# shellcheck disable=SC2034
 merge=("$braid" channel-merge --base "$zoo/base")
 
 # verdict STATUS SENTENCE: counts; 0 is good.
@@ -70,7 +72,7 @@ refused() {
   verdict $? "'$text': exit status $status of: $*"
   [ "$lines" -eq 1 ] && grep -q '^braid: ' "$tmp/stderr" && grep -qF -- "$text" "$tmp/stderr"
   verdict $? "'$text' and no more, but: $(cat "$tmp/stderr")"
-  [ ! -e "$out" ] && ! ls -A "$tmp" | grep -q '^\.'
+  [ ! -e "$out" ] && [ -z "$(find "$tmp" -maxdepth 1 -name '.*')" ]
   verdict $? "'$text': left behind: $(ls -A "$tmp")"
   rm -rf "$out"
 }

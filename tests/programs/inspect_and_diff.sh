@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # What braid inspect and braid diff print.
+# shellcheck source-path=SCRIPTDIR source=common.bash
 source "$(dirname "${BASH_SOURCE[0]}")/common.bash"
 
 # has FILE TEXT...: every text is in the file.
@@ -57,8 +58,9 @@ works "inspect of a model without layers" "$braid" inspect "$tmp/merged"
 # Names as a file may have them: too long for a table, and with characters that would move the cursor.
 mkdir "$tmp/odd"
 long=$(printf 'x%.0s' {1..200})
-tensors "$tmp/odd/model.safetensors" \
-  "{\"$long.7.a\\u001b[2J\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]},\"b\":{\"dtype\":\"I64\",\"shape\":[],\"data_offsets\":[1,9]}}" \
+escaped="\"$long.7.a\\u001b[2J\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}"
+scalar='"b":{"dtype":"I64","shape":[],"data_offsets":[1,9]}'
+tensors "$tmp/odd/model.safetensors" "{$escaped,$scalar}" \
   '\0001\0002\0000\0000\0000\0000\0000\0000\0000'
 works "odd names" "$braid" inspect "$tmp/odd"
 at_most_wide "$tmp/stdout" 100

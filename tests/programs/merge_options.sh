@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # The options of braid channel-merge: presets, precedence, notes, and the command line itself.
+# shellcheck source-path=SCRIPTDIR source=common.bash
 source "$(dirname "${BASH_SOURCE[0]}")/common.bash"
 
 # merges NAME OPTION...: into $tmp/NAME; leaves what inspect says in $tmp/NAME.txt.
@@ -37,12 +38,10 @@ for prune in none dare magnitude magnitude-rows magprune; do
 done
 for similarity in euclidean balanced sign; do merges "s-$similarity" --similarity "$similarity"; done
 merges c-random --cluster random --seed 1
-for kind in p s c; do
-  number=$(ls -d "$tmp"/"$kind"-*/ | wc -l)
-  different=$(cat "$tmp"/"$kind"-*/model.safetensors >/dev/null && sha256sum "$tmp"/"$kind"-*/model.safetensors | cut -d ' ' -f 1 | sort -u | wc -l)
-  [ "$number" -eq "$different" ]
-  verdict $? "$number policies, $different results"
-done
+results=("$tmp"/[psc]-*/model.safetensors)
+different=$(sha256sum "${results[@]}" | cut -d ' ' -f 1 | sort -u | wc -l)
+[ "${#results[@]}" -eq 24 ] && [ "$different" -eq 24 ]
+verdict $? "${#results[@]} policies, $different results"
 
 # ---- patterns: the first that matches decides, whatever option it belongs to ----
 merges keep_first --keep '*.layers.0.*' --merge '*.layers.*' --from-base '*.layers.*'

@@ -53,7 +53,9 @@ inline void write_file(std::filesystem::path const& path, disk_model const& mode
   std::uint64_t const length = header.size();
   out.write(reinterpret_cast<char const*>(&length), 8);
   out << header;
-  for (auto const& t : model) { out.write(reinterpret_cast<char const*>(t.data.data()), static_cast<std::streamsize>(t.data.size())); }
+  for (auto const& t : model) {
+    out.write(reinterpret_cast<char const*>(t.data.data()), static_cast<std::streamsize>(t.data.size()));
+  }
 }
 
 inline void write_model(std::filesystem::path const& dir, disk_model const& model, int skew = 0) {
@@ -124,7 +126,8 @@ inline disk_family empty_family(int experts) {
 }
 
 /// A tiny transformer with a mixture of experts: something of each kind.
-inline disk_family random_disk_family(random_source& random, int experts, std::vector<dtype> const& types = {dtype::bf16}) {
+inline disk_family random_disk_family(random_source& random, int experts,
+                                      std::vector<dtype> const& types = {dtype::bf16}) {
   disk_family d = empty_family(experts);
   auto const type = [&] { return random.one_of(types); };
   d.add("model.layers.0.self_attn.q_proj.weight", type(), {random.between(1, 20), random.between(1, 40)}, random, true);

@@ -1,13 +1,13 @@
 #pragma once
 
 /// A policy of each kind, as a user would write it. docs/policies.md shows the blocks between the markers; the test
-/// tests/programs/docs_policies.sh compares them.
+/// tests/programs/docs_policies.sh compares them letter by letter.
 
 #include <braid/core/concepts.hpp>
 
 namespace own {
 
-// docs: begin prune
+// example-begin
 /// Keeps the elements that moved by at least `least`.
 struct threshold {
   static constexpr std::string_view name = "threshold";
@@ -23,9 +23,9 @@ struct threshold {
   plan_type plan(braid::tensor_key const&) const noexcept { return {least}; }
 };
 static_assert(braid::pruning_policy<threshold>);
-// docs: end prune
+// example-end
 
-// docs: begin similarity
+// example-begin
 /// Rewards groups whose sum is long for their number, in raw lengths: long deltas that point the same way.
 struct shared_length {
   static constexpr std::string_view name = "shared_length";
@@ -34,12 +34,14 @@ struct shared_length {
 
   void normalise(double*, int, double const*) const noexcept {}
   double group_score(double total, double /*trace*/, double size) const noexcept { return total / size; }
-  double distance(double self, double cross, double /*total*/, double size) const noexcept { return self - cross / size; }
+  double distance(double self, double cross, double /*total*/, double size) const noexcept {
+    return self - cross / size;
+  }
 };
 static_assert(braid::similarity_policy<shared_length>);
-// docs: end similarity
+// example-end
 
-// docs: begin cluster
+// example-begin
 /// The first K rows lead a group each; every other row joins the leader that is nearest to it.
 struct leaders {
   static constexpr std::string_view name = "leaders";
@@ -55,9 +57,9 @@ struct leaders {
   }
 };
 static_assert(braid::clustering_policy<leaders>);
-// docs: end cluster
+// example-end
 
-// docs: begin consensus
+// example-begin
 /// In every element the member that moved farthest wins.
 struct strongest {
   static constexpr std::string_view name = "strongest";
@@ -72,6 +74,6 @@ struct strongest {
   }
 };
 static_assert(braid::consensus_policy<strongest>);
-// docs: end consensus
+// example-end
 
 }  // namespace own

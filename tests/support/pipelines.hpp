@@ -1,7 +1,7 @@
 #pragma once
 
-/// The library's channel merges, each compiled once (unit/pipelines.cpp) and chosen here at run time. In memory and over
-/// checkpoints. Exceptions of the library pass through.
+/// The library's channel merges, each compiled once (unit/pipelines.cpp) and chosen here at run time. In memory and
+/// over checkpoints. Exceptions of the library pass through.
 
 #include "support/random_models.hpp"
 #include "support/recipe.hpp"
@@ -22,16 +22,17 @@ struct merged_family {
   index_t cols = 0;
   index_t pool_rows = 0;
   double similarity = 0.0;
-  std::vector<std::byte> pool;                 // [pool_rows, cols]
-  std::vector<std::vector<int>> label;         // [channel][expert]
-  std::vector<std::vector<std::int32_t>> rows; // [expert][channel]
-  std::vector<std::vector<std::byte>> rebuilt; // [expert], through extract()
+  std::vector<std::byte> pool;                  // [pool_rows, cols]
+  std::vector<std::vector<int>> label;          // [channel][expert]
+  std::vector<std::vector<std::int32_t>> rows;  // [expert][channel]
+  std::vector<std::vector<std::byte>> rebuilt;  // [expert], through extract()
 
   friend bool operator==(merged_family const&, merged_family const&) = default;
 };
 
 /// Merges in memory. All weights have the base's type. bfloat16 goes through every pipeline, the other types through
-/// `none_mean` (that is a matter of compile time: the kernels meet types at run time, and `run_on_disk` takes them all).
+/// `none_mean` (that is a matter of compile time: the kernels meet types at run time, and `run_on_disk` takes them
+/// all).
 merged_family merge(recipe const& r, family const& f, int threads = 1);
 
 /// What can be said about a merge of checkpoints.
@@ -69,11 +70,11 @@ struct grouped_contents {
     int axis = 0;
     std::string action;
     double similarity = 0.0;
-    std::vector<std::byte> first;                     // rows of group 0, in the tensor's own layout
-    std::vector<std::byte> extra;                     // further rows
-    std::vector<std::vector<std::int32_t>> rows;      // [expert][channel], empty where it lacks the tensor
-    std::vector<std::vector<std::byte>> rebuilt;      // [expert]
-    std::vector<std::vector<index_t>> shapes;         // [expert]
+    std::vector<std::byte> first;                 // rows of group 0, in the tensor's own layout
+    std::vector<std::byte> extra;                 // further rows
+    std::vector<std::vector<std::int32_t>> rows;  // [expert][channel], empty where it lacks the tensor
+    std::vector<std::vector<std::byte>> rebuilt;  // [expert]
+    std::vector<std::vector<index_t>> shapes;     // [expert]
   };
   std::vector<std::string> experts;
   std::map<std::string, tensor> tensors;
@@ -84,7 +85,8 @@ struct grouped_contents {
 grouped_contents read_grouped(std::filesystem::path const& dir);
 
 /// An expert's tensor, also by a tied name.
-std::vector<std::byte> read_tensor(std::filesystem::path const& dir, std::string const& expert, std::string const& tensor);
+std::vector<std::byte> read_tensor(std::filesystem::path const& dir, std::string const& expert,
+                                   std::string const& tensor);
 
 void extract_expert(std::filesystem::path const& dir, std::string const& expert, std::filesystem::path const& out);
 

@@ -36,7 +36,9 @@ class random_source {
   }
   template <class T>
   void shuffle(std::vector<T>& v) {
-    for (std::size_t i = v.size(); i > 1; --i) { std::swap(v[i - 1], v[static_cast<std::size_t>(below(static_cast<int>(i)))]); }
+    for (std::size_t i = v.size(); i > 1; --i) {
+      std::swap(v[i - 1], v[static_cast<std::size_t>(below(static_cast<int>(i)))]);
+    }
   }
 
  private:
@@ -67,7 +69,9 @@ inline float load(dtype type, std::byte const* memory, index_t i) {
 
 /// Rounds once, to nearest even.
 inline void store(dtype type, float x, std::byte* memory, index_t i) {
-  auto const put = [&]<class T>(T value) { std::memcpy(memory + static_cast<std::size_t>(i) * sizeof(T), &value, sizeof(T)); };
+  auto const put = [&]<class T>(T value) {
+    std::memcpy(memory + static_cast<std::size_t>(i) * sizeof(T), &value, sizeof(T));
+  };
   switch (type) {
     case dtype::f16: return put(braid::float16(x));
     case dtype::bf16: return put(braid::bfloat16(x));
@@ -87,10 +91,15 @@ struct matrix {
 
   matrix() = default;
   matrix(dtype t, index_t r, index_t c, index_t row_stride = -1)
-      : type(t), rows(r), cols(c), stride(row_stride < 0 ? c : row_stride),
+      : type(t),
+        rows(r),
+        cols(c),
+        stride(row_stride < 0 ? c : row_stride),
         memory(static_cast<std::size_t>(r * stride) * braid::size_of(t), std::byte{0xFF}) {}
 
-  [[nodiscard]] std::byte* row(index_t r) { return memory.data() + static_cast<std::size_t>(r * stride) * braid::size_of(type); }
+  [[nodiscard]] std::byte* row(index_t r) {
+    return memory.data() + static_cast<std::size_t>(r * stride) * braid::size_of(type);
+  }
   [[nodiscard]] std::byte const* row(index_t r) const {
     return memory.data() + static_cast<std::size_t>(r * stride) * braid::size_of(type);
   }

@@ -77,7 +77,9 @@ inline std::vector<std::vector<double>> compared_vectors(metric m, deltas const&
 inline std::vector<std::vector<double>> gram_of(std::vector<std::vector<double>> const& v) {
   std::vector<std::vector<double>> g(v.size(), std::vector<double>(v.size()));
   for (std::size_t i = 0; i < v.size(); ++i) {
-    for (std::size_t j = 0; j < v.size(); ++j) { g[i][j] = std::inner_product(v[i].begin(), v[i].end(), v[j].begin(), 0.0); }
+    for (std::size_t j = 0; j < v.size(); ++j) {
+      g[i][j] = std::inner_product(v[i].begin(), v[i].end(), v[j].begin(), 0.0);
+    }
   }
   return g;
 }
@@ -217,7 +219,9 @@ inline std::vector<float> pruned_delta(recipe const& r, family const& f, std::si
     for (index_t c = 0; c < cols; ++c) { delta.push_back(f.experts[expert].weight.at(row, c) - f.base.at(row, c)); }
   }
   std::uint64_t const stream = braid::stream_hash(f.tensor, f.experts[expert].name);
-  auto const word = [&](std::size_t element) { return static_cast<double>(braid::philox_word(r.seed, stream, element)); };
+  auto const word = [&](std::size_t element) {
+    return static_cast<double>(braid::philox_word(r.seed, stream, element));
+  };
   auto const kept_of = [&](index_t n) { return static_cast<index_t>(std::floor(r.density * static_cast<double>(n))); };
   auto const row_of = [&](index_t row) {
     return std::vector<float>(delta.begin() + row * cols, delta.begin() + (row + 1) * cols);
@@ -277,9 +281,8 @@ inline float agree(pipeline method, std::vector<float> const& member) {
 // ---- all of it ----
 
 /// Every expert's row of every channel after a merge with these labels, as stored: [channel][group] -> bytes.
-inline std::vector<std::vector<std::vector<std::byte>>> merged_rows(recipe const& r, family const& f,
-                                                                   std::vector<std::vector<int>> const& label_of_channel,
-                                                                   dtype out) {
+inline std::vector<std::vector<std::vector<std::byte>>> merged_rows(
+    recipe const& r, family const& f, std::vector<std::vector<int>> const& label_of_channel, dtype out) {
   std::vector<std::vector<float>> pruned;
   for (std::size_t e = 0; e < f.experts.size(); ++e) { pruned.push_back(pruned_delta(r, f, e)); }
   std::size_t const size = braid::size_of(out);
@@ -299,11 +302,14 @@ inline std::vector<std::vector<std::vector<std::byte>>> merged_rows(recipe const
       auto& row = groups.emplace_back(static_cast<std::size_t>(f.base.cols) * size);
       for (index_t c = 0; c < f.base.cols; ++c) {
         if (alone && first.type == out) {
-          std::memcpy(row.data() + static_cast<std::size_t>(c) * size, first.row(channel) + static_cast<std::size_t>(c) * size, size);
+          std::memcpy(row.data() + static_cast<std::size_t>(c) * size,
+                      first.row(channel) + static_cast<std::size_t>(c) * size, size);
           continue;
         }
         std::vector<float> values;
-        for (std::size_t const e : members) { values.push_back(pruned[e][static_cast<std::size_t>(channel * f.base.cols + c)]); }
+        for (std::size_t const e : members) {
+          values.push_back(pruned[e][static_cast<std::size_t>(channel * f.base.cols + c)]);
+        }
         float const x = alone ? first.at(channel, c) : f.base.at(channel, c) + r.lambda * agree(r.method, values);
         store(out, x, row.data(), c);
       }

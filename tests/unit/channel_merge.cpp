@@ -132,7 +132,8 @@ TEST_CASE("threads and instruction sets change nothing", "[channel_merge][simd]"
     int const n = random.between(2, 8);
     // Enough rows for several blocks.
     bool const many = round % 3 == 0;
-    family const f = many ? random_family(random, dtype::bf16, 900, 300, n) : small_family(random, random.one_of(all_types), n);
+    family const f =
+        many ? random_family(random, dtype::bf16, 600, 150, n) : small_family(random, random.one_of(all_types), n);
     recipe const r = random_recipe(random, n);
     auto const once = merge(r, f, 1);
     CHECK(merge(r, f, 2) == once);
@@ -216,7 +217,9 @@ TEST_CASE("lambda scales the merged delta", "[channel_merge]") {
   for (index_t row = 0; row < 6; ++row) {
     auto const number = distinct_numbers(f, row);
     if (count_distinct(number) == 1) { continue; }
-    for (index_t c = 0; c < 100; ++c) { CHECK(load(dtype::f32, at_rest.pool.data(), row * 100 + c) == f.base.at(row, c)); }
+    for (index_t c = 0; c < 100; ++c) {
+      CHECK(load(dtype::f32, at_rest.pool.data(), row * 100 + c) == f.base.at(row, c));
+    }
   }
 }
 

@@ -60,7 +60,8 @@ TEST_CASE("one group is the plain method of its policies", "[channel_merge][refe
   random_source random(102);
   for (pipeline const method : all_pipelines) {
     for (int round = 0; round < 6; ++round) {
-      family const f = random_family(random, dtype::bf16, random.between(1, 8), random_cols(random), random.between(2, 12));
+      family const f =
+          random_family(random, dtype::bf16, random.between(1, 8), random_cols(random), random.between(2, 12));
       recipe r;
       r.method = method;
       r.density = 0.6;

@@ -59,10 +59,18 @@ owned_problem random_problem(random_source& random, metric m, int n, bool weight
   return p;
 }
 
+/// Nobody moved.
+owned_problem problem_at_rest(metric m, int n) {
+  auto const size = static_cast<std::size_t>(n);
+  return {m, std::vector<std::vector<double>>(size, std::vector<double>(size, 0.0)), std::vector<int>(size, 1)};
+}
+
 /// The problem with every row as often as its weight says.
 owned_problem expanded(owned_problem const& p, std::vector<std::size_t>& source) {
   source.clear();
-  for (std::size_t i = 0; i < p.weight.size(); ++i) { source.insert(source.end(), static_cast<std::size_t>(p.weight[i]), i); }
+  for (std::size_t i = 0; i < p.weight.size(); ++i) {
+    source.insert(source.end(), static_cast<std::size_t>(p.weight[i]), i);
+  }
   owned_problem e{p.similarity, {}, std::vector<int>(source.size(), 1)};
   for (std::size_t const i : source) {
     auto& row = e.gram.emplace_back();
@@ -77,7 +85,8 @@ std::vector<int> expand(std::vector<int> const& label, std::vector<std::size_t> 
   return all;
 }
 
-std::vector<int> partition(braid::cluster::any const& c, owned_problem& p, int groups, std::uint64_t stream = 1, index_t channel = 2) {
+std::vector<int> partition(braid::cluster::any const& c, owned_problem& p, int groups, std::uint64_t stream = 1,
+                           index_t channel = 2) {
   std::vector<int> label(p.weight.size(), -1);
   c.partition(policy_of(p.similarity), p.with(groups, stream, channel), label.data());
   return label;
@@ -158,8 +167,7 @@ TEST_CASE("of equal scores exact clustering takes the lexicographically first la
   for (metric const m : all_metrics) {
     for (int n = 1; n <= 8; ++n) {
       // Nobody moved, or all moved at right angles: every partition of one shape has one score.
-      owned_problem p{m, std::vector<std::vector<double>>(static_cast<std::size_t>(n), std::vector<double>(static_cast<std::size_t>(n), 0.0)),
-                      std::vector<int>(static_cast<std::size_t>(n), 1)};
+      owned_problem p = problem_at_rest(m, n);
       for (int groups = 1; groups <= n; ++groups) {
         CHECK(partition(braid::cluster::exact{}, p, groups) == partitions(n, groups).front());
       }
@@ -310,8 +318,7 @@ TEST_CASE("random clustering is uniform over partitions", "[cluster][random]") {
   auto const chi_square = [](int n, int groups, int draws) {
     auto const all = partitions(n, groups);
     std::map<std::vector<int>, int> seen;
-    owned_problem p{metric::cosine, std::vector<std::vector<double>>(static_cast<std::size_t>(n), std::vector<double>(static_cast<std::size_t>(n))),
-                    std::vector<int>(static_cast<std::size_t>(n), 1)};
+    owned_problem p = problem_at_rest(metric::cosine, n);
     auto const problem = p.with(groups);
     std::vector<int> label(static_cast<std::size_t>(n));
     for (int i = 0; i < draws; ++i) {
@@ -344,8 +351,10 @@ TEST_CASE("random clustering doesn't look at the deltas, and k-means repeats its
     std::uint64_t const seed = random.bits();
     auto p = random_problem(random, metric::cosine, n, false);
     auto q = random_problem(random, metric::euclidean, n, true);
-    CHECK(partition(braid::cluster::random{.seed = seed}, p, groups) == partition(braid::cluster::random{.seed = seed}, q, groups));
-    CHECK(partition(braid::cluster::kmeans{.seed = seed}, p, groups) == partition(braid::cluster::kmeans{.seed = seed}, p, groups));
+    CHECK(partition(braid::cluster::random{.seed = seed}, p, groups) ==
+          partition(braid::cluster::random{.seed = seed}, q, groups));
+    CHECK(partition(braid::cluster::kmeans{.seed = seed}, p, groups) ==
+          partition(braid::cluster::kmeans{.seed = seed}, p, groups));
   }
 }
 

@@ -39,7 +39,7 @@ template <class T, int N, int W>
 void check_gram(index_t cols) {
   auto const rows = random_rows<T>(N + 1, cols, static_cast<std::uint64_t>(cols) + N);
   auto const p = pointers(rows);
-  float totals[N * (N + 1) / 2];
+  float totals[static_cast<std::size_t>(N * (N + 1) / 2)];
   detail::direct_gram_body<T, N>::template run<W>(p.data(), cols, totals);
   for (int i = 0; i < N; ++i) {
     for (int j = 0; j <= i; ++j) {
@@ -65,7 +65,7 @@ void check_merge(index_t cols) {
   bool same = true;
   for (std::size_t c = 0; c < static_cast<std::size_t>(cols); ++c) {
     float const b = static_cast<float>(rows[0][c]);
-    float delta[N];
+    float delta[static_cast<std::size_t>(N)];
     for (int i = 0; i < N; ++i) { delta[i] = static_cast<float>(rows[static_cast<std::size_t>(i + 1)][c]) - b; }
     float const expected = static_cast<float>(T(b + consensus(static_cast<float const*>(delta), N) * lambda));
     same = same && static_cast<float>(out[c]) == expected;

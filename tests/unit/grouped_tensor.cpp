@@ -37,7 +37,9 @@ void fill(random_source& random, example& x, int experts, index_t channels, inde
     }
     for (int g = 0; g < used; ++g) {
       index_t const row = g == 0 ? c : channels + extra++;
-      for (index_t i = 0; i < cols; ++i) { pool[row * cols + i] = static_cast<float>(1000 * c + 10 * g) + static_cast<float>(i) / 4096.0f; }
+      for (index_t i = 0; i < cols; ++i) {
+        pool[row * cols + i] = static_cast<float>(1000 * c + 10 * g) + static_cast<float>(i) / 4096.0f;
+      }
     }
   }
   access::finish(x.tensor, extra, 0.5);

@@ -27,14 +27,14 @@ TEST_CASE("an existing path is refused, unless it may be overwritten and looks l
   temp_dir t;
   fs::create_directories(t.path() / "empty");
   put_file(t.path() / "weights" / "model-00001-of-00002.safetensors", "");
-  put_file(t.path() / "config" / "config.json", "");
-  put_file(t.path() / "home" / "thesis.tex", "");
+  put_file(t.path() / "index" / "model.safetensors.index.json", "");
+  put_file(t.path() / "home" / "config.json", "");  // many programs have one
   put_file(t.path() / "file", "");
   fs::create_symlink("nowhere", t.path() / "dangling");
-  for (auto const* name : {"empty", "weights", "config", "home", "file", "dangling"}) {
+  for (auto const* name : {"empty", "weights", "index", "home", "file", "dangling"}) {
     CHECK(contains(refusal(t.path() / name, {}, false), "exists already"));
   }
-  for (auto const* name : {"empty", "weights", "config"}) { CHECK(refusal(t.path() / name, {}, true).empty()); }
+  for (auto const* name : {"empty", "weights", "index"}) { CHECK(refusal(t.path() / name, {}, true).empty()); }
   CHECK(contains(refusal(t.path() / "home", {}, true), "doesn't look like a checkpoint"));
   CHECK(contains(refusal(t.path() / "file", {}, true), "isn't a directory"));
   CHECK(contains(refusal(t.path() / "dangling", {}, true), "isn't a directory"));

@@ -1,6 +1,9 @@
 #include "support/models_on_disk.hpp"
 #include "unit/io_support.hpp"
 
+#include <braid/cluster/any.hpp>
+#include <braid/consensus/ties.hpp>
+#include <braid/engine/detail/recipe_json.hpp>
 #include <braid/engine/merge_plan.hpp>
 
 using namespace braid_test;
@@ -50,7 +53,8 @@ TEST_CASE("a plan holds every tensor of the experts, by falling element size, th
   for (std::size_t i = 1; i < plan.tensors.size(); ++i) {
     auto const& a = plan.tensors[i - 1];
     auto const& b = plan.tensors[i];
-    bool const in_order = braid::size_of(a.out) > braid::size_of(b.out) || (braid::size_of(a.out) == braid::size_of(b.out) && a.name < b.name);
+    bool const in_order = braid::size_of(a.out) > braid::size_of(b.out) ||
+                          (braid::size_of(a.out) == braid::size_of(b.out) && a.name < b.name);
     CHECK(in_order);
   }
   CHECK(plan.tied.empty());
@@ -63,7 +67,8 @@ TEST_CASE("a plan says for each tensor what happens and how it is cut into chann
   temp_dir dir;
   disk_family const d = random_disk_family(random, 2);
   opened const models(d, dir.path());
-  auto const plan = models.plan(braid::selection({{"*norm*", action::merge}, {"*down_proj*", action::from_base}}, {{"*q_proj*", 1}}));
+  auto const plan =
+      models.plan(braid::selection({{"*norm*", action::merge}, {"*down_proj*", action::from_base}}, {{"*q_proj*", 1}}));
 
   auto const& q = of(plan, "model.layers.0.self_attn.q_proj.weight");
   auto const& q_meta = models.base.at(q.name);
@@ -134,7 +139,8 @@ TEST_CASE("a plan converts floating tensors and carries the others", "[merge_pla
   CHECK(of(models.plan(), "model.norm.weight").out == dtype::f32);
 }
 
-TEST_CASE("a head that some experts lack is an alias of the embedding where all their bytes agree", "[merge_plan][tied]") {
+TEST_CASE("a head that some experts lack is an alias of the embedding where all their bytes agree",
+          "[merge_plan][tied]") {
   random_source random(195);
   temp_dir dir;
   disk_family d = random_disk_family(random, 3);
@@ -172,7 +178,9 @@ TEST_CASE("tensors of the base that no expert has are left out, and counted", "[
   random_source random(196);
   temp_dir dir;
   disk_family d = random_disk_family(random, 2);
-  for (int i = 0; i < 3; ++i) { d.base.push_back({"vision." + std::to_string(i), dtype::bf16, {1}, std::vector<std::byte>(2)}); }
+  for (int i = 0; i < 3; ++i) {
+    d.base.push_back({"vision." + std::to_string(i), dtype::bf16, {1}, std::vector<std::byte>(2)});
+  }
   opened const models(d, dir.path());
   auto const plan = models.plan();
   CHECK(plan.tensors.size() == d.experts[0].size());
@@ -181,4 +189,27 @@ TEST_CASE("tensors of the base that no expert has are left out, and counted", "[
   auto const more = models.plan(braid::selection({{"vision.1", action::from_base}}));
   CHECK(more.tensors.size() == d.experts[0].size() + 1);
   CHECK(contains(more.notes[0], "2 tensors of the base"));
+}
+
+TEST_CASE("a recipe names the policies and their numbers, a user's own included", "[recipe]") {
+  struct own_prune {
+    std::string_view name = "own";
+    float least = 0.5f;
+    void describe(nlohmann::json& j) const { j["least"] = least; }
+  };
+  struct options {
+    own_prune prune;
+    braid::cluster::exact similarity;  // any policy: only its name is asked for
+    braid::cluster::any cluster = braid::cluster::kmeans{.seed = 9, .restarts = 3};
+    braid::consensus::ties consensus;
+    int groups = 3;
+    float lambda = 0.5f;
+  };
+  auto const recipe = braid::detail::recipe_json(options{});
+  CHECK(recipe["prune"] == nlohmann::json{{"name", "own"}, {"least", 0.5}});
+  CHECK(recipe["cluster"] == nlohmann::json{{"name", "kmeans"}, {"seed", 9}, {"restarts", 3}});
+  CHECK(recipe["consensus"] == nlohmann::json{{"name", "ties"}});
+  CHECK(recipe["groups"] == 3);
+  CHECK(recipe["lambda"] == 0.5);
+  CHECK(braid::detail::recipe_seed(options{}) == 9);
 }

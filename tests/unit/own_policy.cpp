@@ -15,9 +15,8 @@ std::vector<int> expected_labels(family const& f, index_t row, int groups) {
   int const used = std::min(groups, count_distinct(number));
   auto const d = channel_deltas(f, row);
   auto const dot = [&](std::size_t i, std::size_t j) {
-    return static_cast<double>(ordered_sum(f.base.cols, [&](index_t c) {
-      return d[i][static_cast<std::size_t>(c)] * d[j][static_cast<std::size_t>(c)];
-    }));
+    return static_cast<double>(ordered_sum(
+        f.base.cols, [&](index_t c) { return d[i][static_cast<std::size_t>(c)] * d[j][static_cast<std::size_t>(c)]; }));
   };
   std::vector<std::size_t> first;  // expert of each distinct row
   std::vector<int> group;
@@ -28,7 +27,9 @@ std::vector<int> expected_labels(family const& f, index_t row, int groups) {
     group.push_back(g < used ? g : 0);
     for (int lead = 1; g >= used && lead < used; ++lead) {
       // self - cross: the leader with the largest dot product is nearest.
-      if (dot(e, first[static_cast<std::size_t>(lead)]) > dot(e, first[static_cast<std::size_t>(group.back())])) { group.back() = lead; }
+      if (dot(e, first[static_cast<std::size_t>(lead)]) > dot(e, first[static_cast<std::size_t>(group.back())])) {
+        group.back() = lead;
+      }
     }
   }
   std::vector<int> label;
@@ -36,11 +37,14 @@ std::vector<int> expected_labels(family const& f, index_t row, int groups) {
   return label;
 }
 
-std::vector<std::byte> expected_row(family const& f, index_t row, std::vector<int> const& label, std::size_t expert, float least) {
+std::vector<std::byte> expected_row(family const& f, index_t row, std::vector<int> const& label, std::size_t expert,
+                                    float least) {
   std::vector<std::byte> out(f.base.row_bytes());
   auto const number = distinct_numbers(f, row);
   bool alone = true;
-  for (std::size_t e = 0; e < label.size(); ++e) { alone = alone && (label[e] != label[expert] || number[e] == number[expert]); }
+  for (std::size_t e = 0; e < label.size(); ++e) {
+    alone = alone && (label[e] != label[expert] || number[e] == number[expert]);
+  }
   for (index_t c = 0; c < f.base.cols; ++c) {
     float best = 0.0f;
     for (std::size_t e = 0; e < label.size(); ++e) {
@@ -53,10 +57,13 @@ std::vector<std::byte> expected_row(family const& f, index_t row, std::vector<in
   return out;
 }
 
+// example-begin
+using own_merge = braid::channel_merge<braid::cpu, own::threshold, own::shared_length, own::leaders, own::strongest>;
+// example-end
+
 }  // namespace
 
 TEST_CASE("a user's own pruning, similarity, clustering and consensus merge a tensor", "[own_policy]") {
-  using own_merge = braid::channel_merge<braid::cpu, own::threshold, own::shared_length, own::leaders, own::strongest>;
   random_source random(131);
   for (int round = 0; round < 40; ++round) {
     int const n = random.between(1, 6);
@@ -77,10 +84,25 @@ TEST_CASE("a user's own pruning, similarity, clustering and consensus merge a te
         auto const label = expected_labels(f, row, groups);
         REQUIRE(merged.group(e, row) == label[e]);
         auto const expected = expected_row(f, row, label, e, least);
-        REQUIRE((expected.empty() || std::memcmp(expected.data(), rebuilt.data() + row * f.base.cols, expected.size()) == 0));
+        REQUIRE((expected.empty() ||
+                 std::memcmp(expected.data(), rebuilt.data() + row * f.base.cols, expected.size()) == 0));
       }
     }
   }
+}
+
+TEST_CASE("a user's own policy may refuse its numbers", "[own_policy][errors]") {
+  struct picky : own::strongest {
+    int least = 1;
+    void validate() const {
+      if (least < 1) { throw braid::argument_error("picky: least is " + std::to_string(least)); }
+    }
+  };
+  using merge_with = braid::channel_merge<braid::cpu, own::threshold, own::shared_length, own::leaders, picky>;
+  CHECK_NOTHROW(merge_with{});
+  typename merge_with::options o;
+  o.consensus.least = 0;
+  CHECK_THROWS_AS(merge_with{o}, braid::argument_error);
 }
 
 TEST_CASE("a user's own policies merge checkpoints, and are named in what is written", "[own_policy]") {
@@ -99,8 +121,9 @@ TEST_CASE("a user's own policies merge checkpoints, and are named in what is wri
       for (index_t row = 0; row < f.base.rows; ++row) {
         auto const expected = expected_row(f, row, expected_labels(f, row, 2), e, least);
         INFO(name << ", expert " << e << ", channel " << row);
-        REQUIRE(std::equal(expected.begin(), expected.end(),
-                           t.rebuilt[e].begin() + static_cast<std::ptrdiff_t>(static_cast<std::size_t>(row) * f.base.row_bytes())));
+        REQUIRE(std::equal(
+            expected.begin(), expected.end(),
+            t.rebuilt[e].begin() + static_cast<std::ptrdiff_t>(static_cast<std::size_t>(row) * f.base.row_bytes())));
       }
     }
   }

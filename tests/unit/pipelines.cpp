@@ -1,7 +1,7 @@
 // No tests: the one place where the pipelines of support/pipelines.hpp are compiled.
 
-#include "support/own_policies.hpp"
 #include "support/pipelines.hpp"
+#include "support/own_policies.hpp"
 
 #include <braid/cluster/any.hpp>
 #include <braid/consensus/mean.hpp>
@@ -62,13 +62,16 @@ merged_family merge_as(Method const& m, family const& f, int threads) {
   for (auto const& e : f.experts) { experts.push_back({e.name, view(e.weight)}); }
   braid::grouped_tensor<T> const merged = m(braid::cpu(threads), f.tensor, view(f.base), experts);
 
-  merged_family out{merged.experts(), merged.channels(), merged.cols(), merged.pool_rows(), merged.similarity(), {}, {}, {}, {}};
+  merged_family out{
+      merged.experts(), merged.channels(), merged.cols(), merged.pool_rows(), merged.similarity(), {}, {}, {}, {}};
   auto const pool = merged.pool();
   auto const* const bytes = reinterpret_cast<std::byte const*>(pool.data_handle());
   out.pool.assign(bytes, bytes + static_cast<std::size_t>(pool.size()) * sizeof(T));
   out.label.resize(static_cast<std::size_t>(merged.channels()));
   for (std::size_t e = 0; e < out.experts.size(); ++e) {
-    for (index_t c = 0; c < merged.channels(); ++c) { out.label[static_cast<std::size_t>(c)].push_back(merged.group(e, c)); }
+    for (index_t c = 0; c < merged.channels(); ++c) {
+      out.label[static_cast<std::size_t>(c)].push_back(merged.group(e, c));
+    }
     out.rows.push_back(merged.rows(e));
     matrix rebuilt(braid::dtype_of<T>, merged.channels(), merged.cols());
     merged.extract(e, {reinterpret_cast<T*>(rebuilt.memory.data()), merged.channels(), merged.cols()});
@@ -95,9 +98,7 @@ auto with_method(recipe const& r, F const& f) {
 }
 
 /// As many threads as a test asks for, however few cores there are.
-void allow_many_threads() {
-  static tbb::global_control const allowed(tbb::global_control::max_allowed_parallelism, 8);
-}
+void allow_many_threads() { static tbb::global_control const allowed(tbb::global_control::max_allowed_parallelism, 8); }
 
 }  // namespace
 
@@ -158,8 +159,18 @@ grouped_contents read_grouped(std::filesystem::path const& dir) {
   all.expert_bytes = g.expert_bytes();
   auto const copy = [](std::span<std::byte const> s) { return std::vector<std::byte>(s.begin(), s.end()); };
   for (auto const& t : g.tensors()) {
-    grouped_contents::tensor x{t.type, t.shape, t.channels, t.row_elements, t.axis, t.action, t.similarity,
-                               copy(g.first_rows(t.name)), copy(g.extra_rows(t.name)), {}, {}, {}};
+    grouped_contents::tensor x{t.type,
+                               t.shape,
+                               t.channels,
+                               t.row_elements,
+                               t.axis,
+                               t.action,
+                               t.similarity,
+                               copy(g.first_rows(t.name)),
+                               copy(g.extra_rows(t.name)),
+                               {},
+                               {},
+                               {}};
     for (std::size_t e = 0; e < all.experts.size(); ++e) {
       bool const has = g.has(e, t.name);
       x.rows.push_back(has ? g.rows(t.name, e) : std::vector<std::int32_t>{});
@@ -171,7 +182,8 @@ grouped_contents read_grouped(std::filesystem::path const& dir) {
   return all;
 }
 
-std::vector<std::byte> read_tensor(std::filesystem::path const& dir, std::string const& expert, std::string const& tensor) {
+std::vector<std::byte> read_tensor(std::filesystem::path const& dir, std::string const& expert,
+                                   std::string const& tensor) {
   braid::grouped_checkpoint const g(dir);
   std::size_t const e = g.expert_number(expert);
   std::size_t elements = 1;

@@ -129,8 +129,9 @@ TEST_CASE("dare's masks of different seeds and experts are independent", "[prune
   std::uint64_t const stream = random.bits();
   auto const a = dare{density, seed}.plan({stream, 1, n});
   auto const again = dare{density, seed}.plan({stream, 1, n});
-  decltype(a) const others[] = {dare{density, seed}.plan({stream + 1, 1, n}), dare{density, seed + 1}.plan({stream, 1, n})};
-  for (auto const& b : others) {
+  auto const other_stream = dare{density, seed}.plan({stream + 1, 1, n});
+  auto const other_seed = dare{density, seed + 1}.plan({stream, 1, n});
+  for (auto const& b : {other_stream, other_seed}) {
     int both = 0;
     for (int c = 0; c < n; ++c) {
       CHECK_FALSE(a(1.0f, 0, c) != again(1.0f, 0, c));

@@ -113,8 +113,8 @@ TEST_CASE("a cut over a tensor finds the last of equals behind many blocks of ro
   for (index_t r = 0; r < f.base.rows; ++r) {
     for (index_t c = 0; c < f.base.cols; ++c) {
       f.base.set(r, c, 0.0f);
-      f.experts[0].weight.set(r, c, random.chance(0.5) ? 1.0f : -1.0f);         // all of one magnitude
-      f.experts[1].weight.set(r, c, 0.0f);                                      // all zero
+      f.experts[0].weight.set(r, c, random.chance(0.5) ? 1.0f : -1.0f);           // all of one magnitude
+      f.experts[1].weight.set(r, c, 0.0f);                                        // all zero
       f.experts[2].weight.set(r, c, static_cast<float>(random.below(3)) - 1.0f);  // two magnitudes
     }
   }

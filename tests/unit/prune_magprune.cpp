@@ -116,7 +116,8 @@ TEST_CASE("magprune with epsilon 0 keeps every rank with probability density", "
   for (std::uint32_t r = 0; r < 3; ++r) { CHECK(plan.probability(r) == 0.4f); }
 }
 
-TEST_CASE("magprune's probabilities never exceed 1, and a row of one column has probability density", "[prune][magprune]") {
+TEST_CASE("magprune's probabilities never exceed 1, and a row of one column has probability density",
+          "[prune][magprune]") {
   random_source random(44);
   for (int round = 0; round < 100; ++round) {
     magprune policy;

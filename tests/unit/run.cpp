@@ -54,7 +54,8 @@ TEST_CASE("blocks and threads change no byte of a merged checkpoint", "[run]") {
       return contents(out);
     };
     auto const reference = once(0, 1);
-    for (auto const& [block_rows, threads] : {std::pair<index_t, int>{1, 1}, {3, 2}, {7, 1}, {1, 4}, {0, 4}, {1000, 3}}) {
+    for (auto const& [block_rows, threads] :
+         {std::pair<index_t, int>{1, 1}, {3, 2}, {7, 1}, {1, 4}, {0, 4}, {1000, 3}}) {
       INFO(block_rows << " rows a block, " << threads << " threads");
       CHECK(once(block_rows, threads) == reference);
     }
@@ -88,7 +89,8 @@ TEST_CASE("a merge of checkpoints is what naive code computes, bit for bit", "[r
         for (std::size_t e = 0; e < d.names.size(); ++e) {
           for (std::size_t c = 0; c < rows.size(); ++c) {
             auto const& expected = rows[c][static_cast<std::size_t>(labels[c][e])];
-            INFO(name << ", " << braid::name_of(f.base.type) << ", expert " << e << ", channel " << c << ", method " << static_cast<int>(method));
+            INFO(name << ", " << braid::name_of(f.base.type) << ", expert " << e << ", channel " << c << ", method "
+                      << static_cast<int>(method));
             REQUIRE(std::equal(expected.begin(), expected.end(),
                                t.rebuilt[e].begin() + static_cast<std::ptrdiff_t>(c * f.base.row_bytes())));
           }
@@ -150,7 +152,8 @@ TEST_CASE("kept tensors are every expert's own, and equal rows are stored once",
       std::vector<std::vector<std::byte>> seen;
       for (auto& e : d.experts) {
         auto const& data = find(e, "model.embed_tokens.weight")->data;
-        seen.emplace_back(data.begin() + static_cast<std::ptrdiff_t>(c * row), data.begin() + static_cast<std::ptrdiff_t>((c + 1) * row));
+        seen.emplace_back(data.begin() + static_cast<std::ptrdiff_t>(c * row),
+                          data.begin() + static_cast<std::ptrdiff_t>((c + 1) * row));
       }
       std::sort(seen.begin(), seen.end());
       distinct += static_cast<std::size_t>(std::unique(seen.begin(), seen.end()) - seen.begin());
@@ -197,7 +200,8 @@ TEST_CASE("a report's numbers are those of the files", "[run][report]") {
     for (auto const& [name, f] : d.merged) { base_bytes += f.base.memory.size(); }
     CHECK(report.expert_bytes == expert_bytes);
     CHECK(report.stored_bytes == tensor_bytes(dir.path() / "out"));
-    CHECK(report.stored_fraction == Catch::Approx(static_cast<double>(report.stored_bytes) / static_cast<double>(expert_bytes)));
+    CHECK(report.stored_fraction ==
+          Catch::Approx(static_cast<double>(report.stored_bytes) / static_cast<double>(expert_bytes)));
     if (n > 2) { CHECK(report.stored_fraction < 1.0); }
     CHECK(report.bytes_read == expert_bytes + base_bytes);
     CHECK(report.seconds > 0.0);
@@ -209,7 +213,8 @@ TEST_CASE("a report's numbers are those of the files", "[run][report]") {
       auto const& stored = read.tensors.at(t.name);
       CHECK(t.action == stored.action);
       CHECK(t.channels == stored.channels);
-      CHECK(static_cast<std::size_t>(t.stored_rows * stored.cols) * braid::size_of(stored.type) == pool_of(stored).size());
+      CHECK(static_cast<std::size_t>(t.stored_rows * stored.cols) * braid::size_of(stored.type) ==
+            pool_of(stored).size());
       if (t.action == "merge") { CHECK(t.groups <= 2); }
       CHECK((std::isnan(t.similarity) || std::abs(t.similarity) <= 1.0 + 1e-6));
     }

@@ -28,7 +28,8 @@ struct bench {
     std::vector<expert_path> experts;
     for (auto const& n : d.names) { experts.push_back({n, dir.path() / n}); }
     auto const before = names_in(dir.path());
-    std::string const said = message_of([&] { run_on_disk(r, dir.path() / "base", experts, dir.path() / "out", options); });
+    std::string const said =
+        message_of([&] { run_on_disk(r, dir.path() / "base", experts, dir.path() / "out", options); });
     if (!said.empty()) { CHECK(names_in(dir.path()) == before); }
     return said;
   }
@@ -85,7 +86,8 @@ TEST_CASE("a base that lacks a tensor is named with a way out", "[run][errors]")
 TEST_CASE("an expert that lacks a tensor is named with a way out", "[run][errors]") {
   bench b;
   drop(b.d.experts[0], q_proj);
-  b.expect({"expert 'expert-000'", (b.dir.path() / "expert-000").string(), q_proj, "is missing", "--keep", "--from-base"});
+  b.expect(
+      {"expert 'expert-000'", (b.dir.path() / "expert-000").string(), q_proj, "is missing", "--keep", "--from-base"});
   b.options.rules = {{"base", q_proj}};
   CHECK(b.message().empty());
 }
@@ -131,8 +133,9 @@ TEST_CASE("NaN and infinity name file, tensor and position", "[run][errors]") {
       index_t const at = kept ? 5 : 17 * (t->shape[1] + 1) - 2;  // second matrix, first row, column 15
       store(t->type, std::nanf(""), t->data.data(), at);
       std::string const folder = where < 0 ? "base" : b.d.names[static_cast<std::size_t>(where)];
-      b.expect({(b.dir.path() / folder / "model.safetensors").string(), t->name, "has NaN at " + std::string(kept ? "[5]" : "[1, 0, 15]"),
-                "--allow-nonfinite", where < 0 ? "the base" : "expert '" + folder + "'"});
+      b.expect({(b.dir.path() / folder / "model.safetensors").string(), t->name,
+                "has NaN at " + std::string(kept ? "[5]" : "[1, 0, 15]"), "--allow-nonfinite",
+                where < 0 ? "the base" : "expert '" + folder + "'"});
       b.r.allow_nonfinite = true;
       CHECK(b.message().empty());
     }
@@ -155,7 +158,8 @@ TEST_CASE("finite numbers whose squares overflow are named too", "[run][errors]"
   b.expect({"expert 'expert-001'", q_proj, "overflows float32"});
 }
 
-TEST_CASE("two experts of one name, bad names and impossible numbers are refused before anything is written", "[run][errors]") {
+TEST_CASE("two experts of one name, bad names and impossible numbers are refused before anything is written",
+          "[run][errors]") {
   bench b;
   b.d.names[1] = "a b";
   b.expect({"'a b'"});
@@ -163,7 +167,8 @@ TEST_CASE("two experts of one name, bad names and impossible numbers are refused
   b.d.write(b.dir.path());
   auto const before = names_in(b.dir.path());
   std::string said = message_of([&] {
-    run_on_disk({}, b.dir.path() / "base", {{"x", b.dir.path() / "expert-000"}, {"x", b.dir.path() / "expert-001"}}, b.dir.path() / "out");
+    run_on_disk({}, b.dir.path() / "base", {{"x", b.dir.path() / "expert-000"}, {"x", b.dir.path() / "expert-001"}},
+                b.dir.path() / "out");
   });
   CHECK(contains(said, "two experts are named 'x'"));
   said = message_of([&] { run_on_disk({}, b.dir.path() / "base", {}, b.dir.path() / "out"); });
@@ -190,7 +195,8 @@ TEST_CASE("an output inside or over an input is refused", "[run][errors]") {
   }
 }
 
-TEST_CASE("an existing output is replaced only on request, and stays as it was where the merge fails", "[run][errors]") {
+TEST_CASE("an existing output is replaced only on request, and stays as it was where the merge fails",
+          "[run][errors]") {
   bench b;
   CHECK(b.message().empty());
   auto const first = contents(b.dir.path() / "out");
@@ -211,7 +217,8 @@ TEST_CASE("a grouped checkpoint is no expert", "[run][errors]") {
   bench b;
   CHECK(b.message().empty());
   std::string const said = message_of([&] {
-    run_on_disk({}, b.dir.path() / "base", {{"a", b.dir.path() / "out"}, {"b", b.dir.path() / "expert-001"}}, b.dir.path() / "again");
+    run_on_disk({}, b.dir.path() / "base", {{"a", b.dir.path() / "out"}, {"b", b.dir.path() / "expert-001"}},
+                b.dir.path() / "again");
   });
   CHECK(contains(said, "Extract them first"));
   CHECK_FALSE(std::filesystem::exists(b.dir.path() / "again"));

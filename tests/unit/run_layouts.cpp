@@ -13,7 +13,8 @@ std::vector<expert_path> paths(disk_family const& d, std::filesystem::path const
 }
 
 /// [leading, rows, cols] as [leading, cols, rows].
-std::vector<std::byte> transposed(std::vector<std::byte> const& data, dtype type, index_t leading, index_t rows, index_t cols) {
+std::vector<std::byte> transposed(std::vector<std::byte> const& data, dtype type, index_t leading, index_t rows,
+                                  index_t cols) {
   std::size_t const size = braid::size_of(type);
   std::vector<std::byte> out(data.size());
   for (index_t l = 0; l < leading; ++l) {
@@ -136,7 +137,10 @@ TEST_CASE("rules decide in order, the user's before the defaults", "[run][layout
   disk_family const d = random_disk_family(random, 3);
   d.write(dir.path());
   disk_options o;
-  o.rules = {{"keep", "*q_proj*"}, {"base", "*.mlp.down_proj.weight"}, {"merge", "*q_proj*"}, {"merge", "model.embed_tokens.weight"}};
+  o.rules = {{"keep", "*q_proj*"},
+             {"base", "*.mlp.down_proj.weight"},
+             {"merge", "*q_proj*"},
+             {"merge", "model.embed_tokens.weight"}};
   recipe r;
   r.groups = 1;
   run_on_disk(r, dir.path() / "base", paths(d, dir.path()), dir.path() / "out", o);
@@ -148,9 +152,11 @@ TEST_CASE("rules decide in order, the user's before the defaults", "[run][layout
   CHECK(read.tensors.at("model.layers.1.mlp.gate.weight").action == "keep");
   disk_model base = d.base;
   for (std::size_t e = 0; e < 3; ++e) {
-    CHECK(read.tensors.at("model.layers.0.mlp.down_proj.weight").rebuilt[e] == find(base, "model.layers.0.mlp.down_proj.weight")->data);
+    CHECK(read.tensors.at("model.layers.0.mlp.down_proj.weight").rebuilt[e] ==
+          find(base, "model.layers.0.mlp.down_proj.weight")->data);
     disk_model own = d.experts[e];
-    CHECK(read.tensors.at("model.layers.0.self_attn.q_proj.weight").rebuilt[e] == find(own, "model.layers.0.self_attn.q_proj.weight")->data);
+    CHECK(read.tensors.at("model.layers.0.self_attn.q_proj.weight").rebuilt[e] ==
+          find(own, "model.layers.0.self_attn.q_proj.weight")->data);
   }
   CHECK(read.tensors.at("model.embed_tokens.weight").extra.empty());
 }
@@ -196,7 +202,8 @@ TEST_CASE("a head that some experts tie to the embedding is theirs all the same"
     CHECK((read.tensors.count(head) == 0) == all_tied);
     for (std::size_t e = 0; e < d.experts.size(); ++e) {
       auto const* const own = find(d.experts[e], head);
-      CHECK(read_tensor(dir.path() / "out", d.names[e], head) == (own != nullptr ? own : find(d.experts[e], embedding))->data);
+      CHECK(read_tensor(dir.path() / "out", d.names[e], head) ==
+            (own != nullptr ? own : find(d.experts[e], embedding))->data);
       extract_expert(dir.path() / "out", d.names[e], dir.path() / ("again-" + d.names[e]));
       auto const text = contents(dir.path() / ("again-" + d.names[e])).at("model.safetensors");
       CHECK((text.find("\"lm_head.weight\"") != std::string::npos) == stores[e]);
@@ -256,7 +263,9 @@ TEST_CASE("experts of different types are merged once the result's type is given
     // The second expert is stored in float32, with the very same numbers.
     for (auto& t : d.experts[1]) {
       std::vector<std::byte> wide(static_cast<std::size_t>(elements_of(t.shape)) * 4);
-      for (index_t i = 0; i < elements_of(t.shape); ++i) { store(dtype::f32, load(t.type, t.data.data(), i), wide.data(), i); }
+      for (index_t i = 0; i < elements_of(t.shape); ++i) {
+        store(dtype::f32, load(t.type, t.data.data(), i), wide.data(), i);
+      }
       t.type = dtype::f32;
       t.data = wide;
     }
@@ -279,7 +288,8 @@ TEST_CASE("experts of different types are merged once the result's type is given
         for (std::size_t c = 0; c < rows.size(); ++c) {
           auto const& expected = rows[c][static_cast<std::size_t>(labels[c][e])];
           INFO(name << ", expert " << e << ", channel " << c);
-          REQUIRE(std::equal(expected.begin(), expected.end(), t.rebuilt[e].begin() + static_cast<std::ptrdiff_t>(c * expected.size())));
+          REQUIRE(std::equal(expected.begin(), expected.end(),
+                             t.rebuilt[e].begin() + static_cast<std::ptrdiff_t>(c * expected.size())));
         }
       }
     }

@@ -34,7 +34,9 @@ std::vector<double> raw_gram(bool signs, deltas const& d) {
     for (auto const& y : d) {
       double sum = 0.0;
       for (std::size_t c = 0; c < x.size(); ++c) {
-        auto const value = [&](float v) { return !signs ? static_cast<double>(v) : v > 0.0f ? 1.0 : v < 0.0f ? -1.0 : 0.0; };
+        auto const value = [&](float v) {
+          return !signs ? static_cast<double>(v) : v > 0.0f ? 1.0 : v < 0.0f ? -1.0 : 0.0;
+        };
         sum += value(x[c]) * value(y[c]);
       }
       gram.push_back(sum);
@@ -55,7 +57,8 @@ std::vector<double> sum_of(std::vector<std::vector<double>> const& v, std::vecto
 double squared(std::vector<double> const& v) { return std::inner_product(v.begin(), v.end(), v.begin(), 0.0); }
 
 /// A group's score, from the vectors: their sum's length, or minus the squared distances from their mean.
-double group_score_by_definition(metric m, std::vector<std::vector<double>> const& v, std::vector<std::size_t> const& members) {
+double group_score_by_definition(metric m, std::vector<std::vector<double>> const& v,
+                                 std::vector<std::size_t> const& members) {
   auto mean = sum_of(v, members);
   if (m == metric::cosine || m == metric::sign) { return std::sqrt(squared(mean)); }
   for (double& x : mean) { x /= static_cast<double>(members.size()); }
@@ -123,7 +126,8 @@ TEST_CASE("a similarity scores groups as the vectors' definition does", "[simila
       double const distance = policy.distance(gram[i * static_cast<std::size_t>(n) + i], cross, total, size);
       CHECK(distance >= 0.0 - 1e-12);
       if (total > 1e-6 || total == 0.0) {
-        CHECK(distance == Catch::Approx(distance_by_definition(m, v, i, members)).margin(1e-9 * (1.0 + trace)).epsilon(1e-6));
+        CHECK(distance ==
+              Catch::Approx(distance_by_definition(m, v, i, members)).margin(1e-9 * (1.0 + trace)).epsilon(1e-6));
       }
     }
   }

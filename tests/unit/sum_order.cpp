@@ -46,7 +46,8 @@ TEST_CASE("the order of sums is the documented one", "[sum_order]") {
   row[8] = -0x1p24f;
   row[1] = 1.0f;
   auto const sum_of = [&row] {
-    return sum_order::sum(static_cast<index_t>(row.size()), [&](index_t c) { return row[static_cast<std::size_t>(c)]; });
+    return sum_order::sum(static_cast<index_t>(row.size()),
+                          [&](index_t c) { return row[static_cast<std::size_t>(c)]; });
   };
   CHECK(sum_of() == 1.0f);
   row[8] = 0.0f;
@@ -159,7 +160,8 @@ TEST_CASE("a channel's Gram matrix has the documented sums, whatever the storage
               return !signs ? d : d > 0.0f ? 1.0f : d < 0.0f ? -1.0f : 0.0f;
             };
             float const expected = sum_order::sum(cols, [&](index_t c) { return delta(i, c) * delta(j, c); });
-            INFO("experts " << experts << ", columns " << cols << ", type " << braid::name_of(type) << ", signs " << signs);
+            INFO("experts " << experts << ", columns " << cols << ", type " << braid::name_of(type) << ", signs "
+                            << signs);
             REQUIRE(work.gram[static_cast<std::size_t>(i * distinct.count + j)] == static_cast<double>(expected));
           }
         }

@@ -60,8 +60,12 @@ struct merged_block {
   std::byte* extra = nullptr;           ///< [rows * (groups - 1), cols]: the other groups, channel by channel
   std::uint8_t* label = nullptr;        ///< [rows, experts]
   index_t extra_rows = 0;               ///< rows written to `extra`
-  double similarity = 0.0;              ///< sum over `compared` of the cosine between a delta and its group's sum
-  index_t compared = 0;                 ///< experts' rows that were clustered
+  /// Sum over the `compared` rows (those of experts in channels that were clustered) of the cosine between a delta and
+  /// the sum of its group, in the similarity's own space. In fixed point, so that it doesn't depend on blocks.
+  std::int64_t similarity = 0;
+  index_t compared = 0;
+
+  static constexpr double similarity_unit = 0x1p32;
 };
 
 namespace detail {

@@ -104,14 +104,17 @@ class planner {
     return "expert '" + names_[expert] + "' (" + experts_[expert].path().string() + "), tensor " + in_quotes(tensor);
   }
 
+  /// What a model's config says about tied embeddings; `otherwise` where it says nothing.
+  [[nodiscard]] static bool ties_words(checkpoint const& model, bool otherwise) {
+    auto const it = model.config().find("tie_word_embeddings");
+    return it != model.config().end() && it->is_boolean() ? it->get<bool>() : otherwise;
+  }
+
   /// The stored tensor that a missing one is tied to: of the same shape, in a model that may tie.
   [[nodiscard]] static tensor_meta const* tied_source(checkpoint const& model, std::string_view name,
                                                       std::vector<std::string_view> const& stored,
                                                       std::vector<index_t> const* shape) {
-    auto const& config = model.config();
-    if (auto const it = config.find("tie_word_embeddings"); it != config.end() && it->is_boolean() && !it->get<bool>()) {
-      return nullptr;
-    }
+    if (!ties_words(model, true)) { return nullptr; }
     for (std::string_view const candidate : tie_candidates(name, stored)) {
       tensor_meta const* const t = model.find(candidate);
       if (t->shape.size() == shape->size() && t->shape.back() == shape->back()) { return t; }
@@ -148,6 +151,8 @@ class planner {
     resolve_missing(p, d, *reference);
     int const rank = static_cast<int>(reference->shape.size());
     p.axis = p.what == action::merge && rank >= 2 ? rules_.channel_axis(name, rank) : default_channel_axis(reference->shape.size());
+    // Vectors of a vocabulary, such as a head's bias, may differ in length if the user keeps them: an element a channel.
+    if (p.what == action::keep && d.by_user && rank == 1 && differ_in_shape(p)) { p.axis = 0; }
     check_shapes(p, d, *reference, reference_expert);
     p.out = output_type(p, *reference, reference_expert);
     if (p.what == action::merge) {
@@ -234,8 +239,25 @@ class planner {
       }
       p.expert_channels[e] = channels;
     }
+    // A pool can't tell a tensor without elements from one that isn't there.
+    bool const some_empty = std::any_of(p.experts.begin(), p.experts.end(), [](auto const* t) { return t != nullptr && t->bytes == 0; });
+    bool const some_missing = std::find(p.experts.begin(), p.experts.end(), nullptr) != p.experts.end();
+    if (some_empty && (some_missing || differ_in_shape(p))) {
+      throw shape_error("tensor " + in_quotes(p.name) + " has no elements in one expert and others elsewhere: take it from the "
+                        "base for all (--from-base '" + p.name + "')");
+    }
     p.in_first = p.experts[0] != nullptr;
     if (p.in_first) { p.first_shape = p.experts[0]->shape; }
+  }
+
+  [[nodiscard]] static bool differ_in_shape(planned_tensor const& p) {
+    tensor_meta const* known = nullptr;
+    for (auto const* t : p.experts) {
+      if (t == nullptr) { continue; }
+      if (known != nullptr && known->shape != t->shape) { return true; }
+      known = t;
+    }
+    return false;
   }
 
   [[nodiscard]] dtype output_type(planned_tensor const& p, tensor_meta const& reference, std::size_t reference_expert) const {
@@ -264,7 +286,9 @@ class planner {
     std::vector<planned_tensor> stored;
     for (auto& p : plan_.tensors) {
       planned_tensor const* target = nullptr;
-      if (p.what == action::keep && p.in_first) {
+      // What another one is tied to must itself be stored.
+      bool const is_target = std::any_of(plan_.tied.begin(), plan_.tied.end(), [&](auto const& t) { return t.second == p.name; });
+      if (p.what == action::keep && p.in_first && !is_target) {
         for (std::string_view const candidate : tie_candidates(p.name, names)) {
           auto const it = std::find_if(plan_.tensors.begin(), plan_.tensors.end(),
                                        [&](planned_tensor const& q) { return q.name == candidate; });
@@ -291,7 +315,7 @@ class planner {
     // The first expert must not expect the alias in its own right.
     auto const& first_absent = plan_.absent[0];
     bool const stores_it = std::find(first_absent.begin(), first_absent.end(), a.name) == first_absent.end();
-    if (stores_it && !experts_[0].config().value("tie_word_embeddings", false)) { return false; }
+    if (stores_it && !ties_words(experts_[0], false)) { return false; }
     for (std::size_t e = 0; e < experts_.size(); ++e) {
       tensor_meta const* const x = a.experts[e];
       tensor_meta const* const y = b.experts[e];

@@ -38,7 +38,7 @@ inline bool looks_like_checkpoint(std::filesystem::path const& dir) {
   for (std::filesystem::directory_iterator it(dir, ec), end; !ec && it != end; it.increment(ec)) {
     empty = false;
     auto const name = it->path().filename();
-    if (name == "config.json" || name.extension() == ".safetensors") { return true; }
+    if (name.extension() == ".safetensors" || name.string().ends_with(".safetensors.index.json")) { return true; }
   }
   if (ec) { io_failure(dir, "reading the directory", ec.value()); }
   return empty;
@@ -56,7 +56,7 @@ inline void check_existing_output(std::filesystem::path const& shown, std::files
     throw argument_error(where + ": isn't a directory, and won't be overwritten; choose another path");
   }
   if (!looks_like_checkpoint(out)) {
-    throw argument_error(where + ": doesn't look like a checkpoint (no *.safetensors, no config.json), and won't be " +
+    throw argument_error(where + ": doesn't look like a checkpoint (no *.safetensors), and won't be " +
                          "overwritten; choose another path");
   }
   struct stat inside {};

@@ -162,7 +162,7 @@ class channel_merge {
     index_t const rows = detail::block_rows(source);
     index_t const blocks = (source.channels + rows - 1) / rows;
     std::vector<index_t> extra_rows(static_cast<std::size_t>(blocks));
-    std::vector<double> similarity(static_cast<std::size_t>(blocks));
+    std::vector<std::int64_t> similarity(static_cast<std::size_t>(blocks));
     std::vector<index_t> compared(static_cast<std::size_t>(blocks));
     operation const op = block_operation();
     struct local {
@@ -205,8 +205,8 @@ class channel_merge {
       placed += count;
     }
     auto const total = std::accumulate(compared.begin(), compared.end(), index_t{0});
-    double const sum = std::accumulate(similarity.begin(), similarity.end(), 0.0);
-    access::finish(out, placed, total == 0 ? 1.0 : sum / static_cast<double>(total));
+    auto const sum = static_cast<double>(std::accumulate(similarity.begin(), similarity.end(), std::int64_t{0}));
+    access::finish(out, placed, total == 0 ? 1.0 : sum / merged_block::similarity_unit / static_cast<double>(total));
   }
 
   options options_;

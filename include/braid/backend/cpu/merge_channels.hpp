@@ -4,6 +4,10 @@
 #include <braid/backend/cpu/channel_gram.hpp>
 #include <braid/backend/cpu/group_merge.hpp>
 #include <braid/cluster/detail/partition.hpp>
+#include <braid/core/error.hpp>
+
+#include <algorithm>
+#include <string>
 
 BRAID_STRICT_FP_BEGIN
 BRAID_NAMESPACE_BEGIN
@@ -68,8 +72,9 @@ struct merge_channels<cpu, Prune, Similarity, Cluster, Consensus> {
     similarity.normalise(gram, n, similarity.needs_norms ? norms : nullptr);
     cluster_problem const problem{n, used, gram, distinct.weight.data(), context.stream, block.first + row};
     cluster.partition(similarity, problem, group.data());
+    int const found = checked_groups(n, used, group);
     add_similarity(n, group.data(), distinct, gram, out);
-    return used;
+    return found;
   }
 
   /// The length that scales each distinct row. Experts that share a row may differ in the rest of the tensor: the
@@ -86,6 +91,21 @@ struct merge_channels<cpu, Prune, Similarity, Cluster, Consensus> {
       }
       if (inverse > 0.0) { norms[d] = distinct.weight[slot] / inverse; }
     }
+  }
+
+  /// Takes a clustering's labels, which may be a user's, and numbers them by first appearance.
+  /// @return how many groups there are @throws argument_error for labels that no group can have
+  int checked_groups(int n, int used, std::array<int, max_experts>& group) const {
+    for (int d = 0; d < n; ++d) {
+      int const label = group[static_cast<std::size_t>(d)];
+      if (label < 0 || label >= used) {
+        throw argument_error("cluster::" + std::string(cluster.name) + " gave the label " + std::to_string(label) +
+                             " where " + std::to_string(used) + " groups were asked for: labels are 0 to " +
+                             std::to_string(used - 1));
+      }
+    }
+    braid::cluster::detail::canonicalise(n, group.data());
+    return *std::max_element(group.begin(), group.begin() + n) + 1;
   }
 
   /// Looks closer where the Gram matrix isn't finite, or can't tell.
@@ -118,7 +138,8 @@ struct merge_channels<cpu, Prune, Similarity, Cluster, Consensus> {
       }
       double const lengths = std::sqrt(gram[i * n + i] > 0.0 ? gram[i * n + i] : 0.0) * std::sqrt(total > 0.0 ? total : 0.0);
       int const weight = distinct.weight[static_cast<std::size_t>(i)];
-      out.similarity += lengths > 0.0 ? weight * (braid::cluster::detail::cross(problem, group, i, group[i]) / lengths) : weight;
+      double const cosine = lengths > 0.0 ? braid::cluster::detail::cross(problem, group, i, group[i]) / lengths : 1.0;
+      out.similarity += weight * std::llround(cosine * merged_block::similarity_unit);
       out.compared += weight;
     }
   }

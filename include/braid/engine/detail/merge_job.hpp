@@ -36,6 +36,7 @@ class merge_job {
     checkpoint_writer writer(out, writer_plan(), metadata_room(description),
                              {options_.max_shard_bytes, options_.overwrite, "model"});
     writer_ = &writer;
+    auto const files = copy_side_files(writer, experts_, names_);  // what is small and may fail comes first
     report_.notes = plan_.notes;
     for (auto const& p : plan_.tensors) { report_.bytes_read += p.input_bytes(); }
     for (auto const& e : experts_) {
@@ -53,7 +54,6 @@ class merge_job {
       std::size_t const slot = writer.begin(group_name(plan_.tensors[i].name));
       writer.append(slot, std::as_bytes(std::span(indices_[i])));
     }
-    auto const files = copy_side_files(writer, experts_, names_);
     for (std::size_t e = 0; e < experts_.size(); ++e) {
       description.experts[e].files = files[e];
       if (options_.hash_inputs) { description.experts[e].hash = hashes_[e + 1].text(); }
@@ -146,7 +146,10 @@ class merge_job {
     int most = 0;
     for (std::uint8_t const g : index) { most = g != no_group && g > most ? g : most; }
     stats.groups = most + 1;
-    if (totals_.compared > 0) { stats.similarity = std::round(totals_.similarity / static_cast<double>(totals_.compared) * 1e6) / 1e6; }
+    if (totals_.compared > 0) {
+      double const mean = static_cast<double>(totals_.similarity) / merged_block::similarity_unit / static_cast<double>(totals_.compared);
+      stats.similarity = std::round(mean * 1e6) / 1e6;
+    }
     description.tensors[p.name] = {stats.action, stats.groups, stats.similarity};
     report_.tensors.push_back(std::move(stats));
     // All experts share every row: no index.
@@ -208,6 +211,7 @@ class merge_job {
       s.merged.extra = s.extra.data();
       s.merged.label = s.label.data();
       merger_.merge(context, block, s.merged, mine.work);
+      if (may_overflow(p)) { check_results(p, s, n, static_cast<std::size_t>(s.merged.extra_rows), row_bytes, mine.work); }
       if (options_.hash_inputs) {
         fit(s.hash, n * (experts + 1));
         for (std::size_t r = 0; r < n; ++r) {
@@ -286,20 +290,26 @@ class merge_job {
     for (auto const& x : source) { widest = std::max(widest, x.row_bytes * experts); }
     auto const fitting = static_cast<index_t>((std::size_t{1} << 20) / widest);
     index_t const rows = options_.block_rows > 0 ? options_.block_rows : std::max<index_t>(1, fitting);
-    tbb::enumerable_thread_specific<channel_workspace> workspaces;
+    struct local {
+      channel_workspace work;
+      std::vector<std::byte> aligned;
+      std::vector<std::byte> converted;
+    };
+    tbb::enumerable_thread_specific<local> locals;
     auto const work = [&](block_slot& s) {
-      channel_workspace& mine = workspaces.local();
+      local& mine = locals.local();
       auto const n = static_cast<std::size_t>(s.rows);
       fit(s.group_zero, n * row_bytes);
       fit(s.extra, n * experts * row_bytes);
       fit(s.label, n * experts);
       fit(s.hash, n * experts);
+      fit(mine.converted, row_bytes);
       s.merged = {};
       std::size_t zero_rows = 0;
       for (std::size_t r = 0; r < n; ++r) {
         index_t const channel = s.first + static_cast<index_t>(r);
         int groups = 0;
-        std::array<std::size_t, max_experts> owner;  // first expert of each group
+        std::array<std::byte const*, max_experts> stored;  // the row of each group, as it is written
         for (std::size_t e = 0; e < experts; ++e) {
           row_source const& x = source[e];
           s.hash[e * n + r] = 0;
@@ -307,28 +317,32 @@ class merge_job {
             s.label[r * experts + e] = no_group;
             continue;
           }
-          std::byte const* const row = x.data + static_cast<std::size_t>(channel) * x.row_bytes;
+          std::byte const* row = x.data + static_cast<std::size_t>(channel) * x.row_bytes;
+          if (reinterpret_cast<std::uintptr_t>(row) % size_of(x.type) != 0) {  // a file may put a tensor anywhere
+            fit(mine.aligned, x.row_bytes);
+            std::memcpy(mine.aligned.data(), row, x.row_bytes);
+            row = mine.aligned.data();
+          }
           if (!merger_.allow_nonfinite() && is_computable(x.type)) {
-            check_finite_row(row, x.type, p.cols, from_base ? -1 : static_cast<int>(e), channel, mine);
+            check_finite_row(row, x.type, p.cols, from_base ? -1 : static_cast<int>(e), channel, mine.work);
           }
           if (options_.hash_inputs) { s.hash[e * n + r] = row_hash(row, x.row_bytes); }
-          int g = 0;
-          for (; g < groups; ++g) {
-            row_source const& y = source[owner[static_cast<std::size_t>(g)]];
-            if (y.type == x.type &&
-                std::memcmp(row, y.data + static_cast<std::size_t>(channel) * y.row_bytes, x.row_bytes) == 0) {
-              break;
-            }
+          if (x.type != p.out) {
+            convert(x.type, row, p.out, mine.converted.data(), p.cols);
+            row = mine.converted.data();
           }
+          int g = 0;
+          while (g < groups && std::memcmp(row, stored[static_cast<std::size_t>(g)], row_bytes) != 0) { ++g; }
           s.label[r * experts + e] = static_cast<std::uint8_t>(g);
           if (g < groups) { continue; }
-          owner[static_cast<std::size_t>(groups++)] = e;
           bool const zero = g == 0 && channel < first_channels;
           std::byte* const to = zero ? s.group_zero.data() + zero_rows++ * row_bytes
                                      : s.extra.data() + static_cast<std::size_t>(s.merged.extra_rows++) * row_bytes;
-          convert(x.type, row, p.out, to, p.cols);
+          std::memcpy(to, row, row_bytes);
+          stored[static_cast<std::size_t>(groups++)] = to;
         }
       }
+      if (may_overflow(p)) { check_results(p, s, zero_rows, static_cast<std::size_t>(s.merged.extra_rows), row_bytes, mine.work); }
       if (zero_rows > 0) {
         writer_->write(own, static_cast<std::uint64_t>(s.first) * row_bytes, std::span(s.group_zero).first(zero_rows * row_bytes));
       }
@@ -352,6 +366,26 @@ class merge_job {
     };
     std::size_t const block_bytes = static_cast<std::size_t>(std::min(rows, p.channels)) * (1 + experts) * row_bytes;
     stream_blocks(be_, p.channels, rows, tokens(block_bytes), work, place);
+  }
+
+  /// Whether finite inputs may have become infinite or NaN in the type of the result.
+  [[nodiscard]] bool may_overflow(planned_tensor const& p) const {
+    return !merger_.allow_nonfinite() && (p.out == dtype::f16 || p.out == dtype::f8_e4m3 || p.out == dtype::f8_e5m2);
+  }
+
+  static void check_results(planned_tensor const& p, block_slot const& s, std::size_t zero_rows, std::size_t extra_rows,
+                            std::size_t row_bytes, channel_workspace& work) {
+    try {
+      for (std::size_t r = 0; r < zero_rows; ++r) {
+        check_finite_row(s.group_zero.data() + r * row_bytes, p.out, p.cols, -1, s.first, work);
+      }
+      for (std::size_t r = 0; r < extra_rows; ++r) {
+        check_finite_row(s.extra.data() + r * row_bytes, p.out, p.cols, -1, s.first, work);
+      }
+    } catch (nonfinite_found const&) {
+      throw value_error("tensor " + in_quotes(p.name) + " doesn't fit into " + std::string(name_of(p.out)) + " from channel " +
+                        std::to_string(s.first) + " on: a result is too large; choose another type (--dtype bf16) or a smaller lambda");
+    }
   }
 
   /// In order: further rows to the file, labels to the index [experts, channels].
@@ -405,7 +439,7 @@ class merge_job {
 
   struct tensor_totals {
     index_t extra_rows = 0;
-    double similarity = 0.0;
+    std::int64_t similarity = 0;
     index_t compared = 0;
   };
 
