@@ -7,7 +7,7 @@ source_dir=$2
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-"$bin/expert_zoo" "$source_dir/examples/zoo" --rows '{unmerged,*K=4 mean*,*K=2 mean, cosine,*K=2 ties, balanced}' --json "$work/table.json" \
+"$bin/expert_zoo" "$source_dir/examples/zoo" --rows '{unmerged,*K=4 mean*,*K=2 mean\, cosine,*K=2 ties\, balanced}' --json "$work/table.json" \
   | tee "$work/table.txt"
 
 # mean METHOD-PREFIX: the mean accuracy of that row, in thousandths.

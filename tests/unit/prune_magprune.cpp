@@ -134,7 +134,7 @@ TEST_CASE("magprune's probabilities never exceed 1, and a row of one column has 
   CHECK(plan.probability(0) == 0.7f);
 }
 
-TEST_CASE("magprune refuses probabilities outside (0, 1]", "[prune][magprune]") {
+TEST_CASE("magprune refuses keep probabilities of zero and less, or more than one", "[prune][magprune]") {
   CHECK_NOTHROW(magprune{}.validate());
   CHECK_NOTHROW(magprune{.density = 0.85, .epsilon = 0.15}.validate());
   CHECK_NOTHROW(magprune{.density = 1.0, .epsilon = 0.0}.validate());
