@@ -57,6 +57,21 @@ std::vector<std::byte> expected_row(family const& f, index_t row, std::vector<in
   return out;
 }
 
+/// A clustering by somebody who hasn't read the documentation.
+struct foreign_labels {
+  static constexpr std::string_view name = "foreign_labels";
+  enum { backwards, too_large, negative, one_group } kind = backwards;
+
+  template <braid::similarity_policy Similarity>
+  void partition(Similarity const&, braid::cluster_problem const& p, int* label) const {
+    for (int i = 0; i < p.count; ++i) {
+      label[i] = kind == one_group ? 0 : p.groups - 1 - i % p.groups;
+      if (i == p.count - 1 && kind == too_large) { label[i] = p.groups; }
+      if (i == p.count - 1 && kind == negative) { label[i] = -1; }
+    }
+  }
+};
+
 // example-begin
 using own_merge = braid::channel_merge<braid::cpu, own::threshold, own::shared_length, own::leaders, own::strongest>;
 // example-end
@@ -89,6 +104,26 @@ TEST_CASE("a user's own pruning, similarity, clustering and consensus merge a te
       }
     }
   }
+}
+
+TEST_CASE("labels of a user's own clustering are checked and put in order", "[own_policy][errors]") {
+  using merge_with =
+      braid::channel_merge<braid::cpu, own::threshold, own::shared_length, foreign_labels, own::strongest>;
+  float const weight[] = {0.0f, 1.0f, 2.0f, 3.0f, 4.0f};
+  auto const row = [&](int i) { return braid::tensor_view<float const>(weight + i, 1, 1); };
+  std::vector<braid::expert_view<float>> const experts{{"a", row(1)}, {"b", row(2)}, {"c", row(3)}, {"d", row(4)}};
+  auto const merged = [&](foreign_labels clustering) {
+    return merge_with{{.cluster = clustering, .groups = 3}}(braid::cpu(1), "layer.weight", row(0), experts);
+  };
+  auto const ordered = merged({foreign_labels::backwards});  // 2, 1, 0, 2
+  CHECK(ordered.pool_rows() == 3);
+  for (std::size_t e = 0; e < 4; ++e) { CHECK(ordered.group(e, 0) == static_cast<int>(e % 3)); }
+  CHECK(ordered.pool()(0, 0) == 4.0f);  // of a and d the stronger
+  CHECK(ordered.pool()(2, 0) == 3.0f);
+  CHECK(merged({foreign_labels::one_group}).pool_rows() == 1);
+  CHECK_THROWS_AS(merged({foreign_labels::negative}), braid::argument_error);
+  std::string const message = message_of([&] { (void)merged({foreign_labels::too_large}); });
+  CHECK(contains(message, "cluster::foreign_labels gave the label 3"));
 }
 
 TEST_CASE("a user's own policy may refuse its numbers", "[own_policy][errors]") {

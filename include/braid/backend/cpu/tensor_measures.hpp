@@ -3,6 +3,7 @@
 /// Measures of whole tensors, taken before the merge by the policies that need them. Each is a reduction over blocks
 /// of channels whose result doesn't depend on how blocks meet threads.
 
+#include <braid/backend/cpu.hpp>
 #include <braid/backend/cpu/channel_workspace.hpp>
 
 #include <tbb/enumerable_thread_specific.h>
