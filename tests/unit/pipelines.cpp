@@ -2,6 +2,7 @@
 
 #include "support/pipelines.hpp"
 #include "support/own_policies.hpp"
+#include "support/threads.hpp"
 
 #include <braid/cluster/any.hpp>
 #include <braid/consensus/mean.hpp>
@@ -14,8 +15,6 @@
 #include <braid/prune/magprune.hpp>
 #include <braid/prune/none.hpp>
 #include <braid/similarity/any.hpp>
-
-#include <tbb/global_control.h>
 
 namespace braid_test {
 namespace {
@@ -96,9 +95,6 @@ auto with_method(recipe const& r, F const& f) {
     default: return f(make<prune::none, consensus::mean>(r, {}));
   }
 }
-
-/// As many threads as a test asks for, however few cores there are.
-void allow_many_threads() { static tbb::global_control const allowed(tbb::global_control::max_allowed_parallelism, 8); }
 
 }  // namespace
 

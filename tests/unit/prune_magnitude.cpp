@@ -1,6 +1,7 @@
 #include "support/catch.hpp"
 #include "support/reference.hpp"
 #include "support/simd_scope.hpp"
+#include "support/threads.hpp"
 
 #include <braid/backend/cpu.hpp>
 #include <braid/prune/magnitude.hpp>
@@ -89,6 +90,7 @@ void check_all(family const& f, random_source& random, braid::cpu const& be) {
 }  // namespace
 
 TEST_CASE("a cut over a tensor keeps exactly the largest, equal ones by index", "[prune][magnitude]") {
+  allow_many_threads();
   braid::cpu const one(1);
   braid::cpu const three(3);
   random_source random(31);
@@ -181,6 +183,7 @@ TEST_CASE("magnitude keeps values as they are and counts by its density", "[prun
 }
 
 TEST_CASE("lengths of deltas over a tensor don't depend on threads, and are right", "[measures][simd]") {
+  allow_many_threads();
   random_source random(35);
   for (int round = 0; round < 12; ++round) {
     index_t const rows = random.chance(0.3) ? random.between(257, 600) : random.between(0, 40);

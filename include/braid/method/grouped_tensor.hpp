@@ -85,6 +85,7 @@ class grouped_tensor {
                         std::to_string(cols_) + " elements, not " + std::to_string(out.rows()) + " x " +
                         std::to_string(out.cols()));
     }
+    if (cols_ == 0) { return; }
     auto const from = rows(expert);
     for (index_t c = 0; c < channels_; ++c) {
       std::memcpy(static_cast<void*>(out.row(c)), data() + from[static_cast<std::size_t>(c)] * cols_,

@@ -22,6 +22,7 @@ struct distinct_rows {
 };
 
 inline bool same_row(channel_rows const& a, channel_rows const& b, index_t row, index_t cols, channel_workspace& work) {
+  if (cols == 0) { return true; }  // then an address may be null
   if (a.type == b.type) { return std::memcmp(a.row(row), b.row(row), static_cast<std::size_t>(cols) * size_of(a.type)) == 0; }
   float* const x = work.base.fit(sum_order::segment);
   float* const y = work.merged.fit(sum_order::segment);

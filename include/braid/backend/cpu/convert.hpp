@@ -198,6 +198,7 @@ inline void add_base(dtype t, float const* base, float const* merged, float lamb
 
 /// Elements `count` of type `from_type` at `from`, in `to_type` at `to`; bit for bit where the types agree.
 inline void convert(dtype from_type, std::byte const* from, dtype to_type, std::byte* to, index_t count) {
+  if (count == 0) { return; }  // then an address may be null
   if (from_type == to_type) {
     std::memcpy(to, from, static_cast<std::size_t>(count) * size_of(to_type));
     return;

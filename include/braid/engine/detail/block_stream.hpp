@@ -55,10 +55,10 @@ void stream_blocks(cpu const& be, index_t channels, index_t rows_per_block, std:
   });
 }
 
-/// Makes room without ever giving it back.
+/// Makes room without ever giving it back. Rows without columns have an address too.
 template <class T>
 void fit(std::vector<T>& v, std::size_t n) {
-  if (v.size() < n) { v.resize(n); }
+  if (v.size() < n || v.empty()) { v.resize(std::max<std::size_t>(n, 1)); }
 }
 
 }  // namespace detail
