@@ -67,7 +67,7 @@ std::string size_text(std::uint64_t bytes) {
 std::string time_text(double seconds) {
   if (seconds < 9.995) { return fixed(seconds, 2) + " s"; }
   if (seconds < 59.5) { return fixed(seconds, 0) + " s"; }
-  auto const two_digits = [](long long n) { return (n < 10 ? "0" : "") + std::to_string(n); };
+  auto const two_digits = [](long long n) { return std::string(n < 10 ? "0" : "").append(std::to_string(n)); };
   long long const whole = std::llround(seconds);
   if (whole < 3600) { return std::to_string(whole / 60) + " min " + two_digits(whole % 60) + " s"; }
   return std::to_string(whole / 3600) + " h " + two_digits(whole % 3600 / 60) + " min";

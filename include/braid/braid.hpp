@@ -22,6 +22,7 @@
 #include <braid/prune/magnitude.hpp>
 #include <braid/prune/magprune.hpp>
 #include <braid/prune/none.hpp>
+#include <braid/residual/any.hpp>
 #include <braid/similarity/any.hpp>
 #include <braid/similarity/balanced.hpp>
 #include <braid/similarity/cosine.hpp>

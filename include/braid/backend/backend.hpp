@@ -42,8 +42,8 @@ concept backend = detail::has_header<B>() && std::copyable<B> &&
 /// Bulk operations, one class template each. A backend specialises those it has; a missing one is one sentence.
 namespace ops {
 
-/// Channel Merging of a block of channels: measure, cluster, prune, merge.
-template <class Backend, class Prune, class Similarity, class Cluster, class Consensus>
+/// Channel Merging of a block of channels: measure, cluster, prune, merge, code what is left.
+template <class Backend, class Prune, class Similarity, class Cluster, class Consensus, class Residual>
 struct merge_channels {
   static_assert(always_false<Backend>,
                 "braid: this backend has no channel_merge; include <braid/braid.hpp> for braid::cpu, or, in a .cu file, "

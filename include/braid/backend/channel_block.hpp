@@ -3,6 +3,7 @@
 /// What a backend's merge_channels reads and writes: a block of consecutive channels of one tensor.
 
 #include <braid/core/concepts.hpp>
+#include <braid/residual/code.hpp>
 
 #include <cstddef>
 #include <cstring>
@@ -54,12 +55,26 @@ struct tensor_context {
   bool allow_nonfinite = false;
 };
 
+/// A block's residuals: channel by channel, in a channel expert by expert, nothing for rows without one.
+struct residual_block {
+  std::vector<std::byte> planes;
+  std::vector<bfloat16> scales;
+  std::vector<residual_code> code;  ///< [rows, experts]
+
+  void clear() noexcept {
+    planes.clear();
+    scales.clear();
+    code.clear();
+  }
+};
+
 /// The merged block. The caller provides the room.
 struct merged_block {
   std::byte* group_zero = nullptr;      ///< [rows, cols] of `out`: group 0 of each channel
   std::byte* extra = nullptr;           ///< [rows * (groups - 1), cols]: the other groups, channel by channel
   std::uint8_t* label = nullptr;        ///< [rows, experts]
   index_t extra_rows = 0;               ///< rows written to `extra`
+  residual_block* residual = nullptr;   ///< needed where the method codes residuals; appended to
   /// Sum over the `compared` rows (those of experts in channels that were clustered) of the cosine between a delta and
   /// the sum of its group, in the similarity's own space. In fixed point, so that it doesn't depend on blocks.
   std::int64_t similarity = 0;

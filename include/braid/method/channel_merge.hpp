@@ -4,6 +4,7 @@
 #include <braid/core/hash.hpp>
 #include <braid/method/detail/expert_names.hpp>
 #include <braid/method/grouped_tensor.hpp>
+#include <braid/residual/none.hpp>
 
 #include <tbb/enumerable_thread_specific.h>
 
@@ -20,6 +21,10 @@ BRAID_NAMESPACE_BEGIN
 ///      deltas; fewer groups only where fewer rows differ. Labels are numbered by first appearance in name order.
 ///   3. A group of one distinct row keeps it bit for bit. In another, each member's delta is pruned, `Consensus` makes
 ///      one delta of them, and the row is round(base + lambda * delta), in float32 with one rounding at the end.
+///   4. `Residual` stores, in a few bits an element, what each member of such a group lacks. With `residual.sweeps` > 0
+///      the shared row then becomes the one that leaves the least squared error, whatever pruning, consensus and lambda
+///      made of it (for three or more members they give the start of the search). An expert's row is
+///      round(shared row + residual).
 ///
 /// So `groups` = number of experts is lossless, and one group is the plain single-model method of the policies.
 /// The result depends on inputs, names and options alone: not on threads, tiles, instruction set or the order in which
@@ -28,7 +33,7 @@ BRAID_NAMESPACE_BEGIN
 /// Zhang et al., "Channel Merging" (AAAI 2025, arXiv 2412.15283), section "Merging with Channel Similarity"; a lone
 /// expert stays exact and clustering sees unpruned deltas, as in FlexMerge's re-implementation (ICLR 2026).
 template <backend Backend, pruning_policy Prune, similarity_policy Similarity, clustering_policy Cluster,
-          consensus_policy Consensus>
+          consensus_policy Consensus, residual_policy Residual = residual::none>
 class channel_merge {
  public:
   using backend_type = Backend;
@@ -38,6 +43,7 @@ class channel_merge {
     Similarity similarity{};
     Cluster cluster{};
     Consensus consensus{};
+    Residual residual{};
     int groups = 2;                ///< K: at most that many rows a channel, 1 to 255
     float lambda = 1.0f;           ///< scales a group's merged delta
     bool allow_nonfinite = false;  ///< NaN and infinity in inputs are merged as they are instead of refused
@@ -54,6 +60,7 @@ class channel_merge {
     validate_policy(options_.similarity);
     validate_policy(options_.cluster);
     validate_policy(options_.consensus);
+    validate_policy(options_.residual);
   }
 
   [[nodiscard]] options const& settings() const noexcept { return options_; }
@@ -133,11 +140,12 @@ class channel_merge {
     return context;
   }
 
-  using operation = ops::merge_channels<Backend, Prune, Similarity, Cluster, Consensus>;
+  using operation = ops::merge_channels<Backend, Prune, Similarity, Cluster, Consensus, Residual>;
 
   /// The operation on blocks of a prepared tensor; refers to this object.
   [[nodiscard]] operation block_operation() const noexcept {
-    return {options_.prune, options_.similarity, options_.cluster, options_.consensus, options_.groups, options_.lambda};
+    return {options_.prune,     options_.similarity, options_.cluster, options_.consensus,
+            options_.residual, options_.groups,     options_.lambda};
   }
 
  private:
@@ -164,6 +172,8 @@ class channel_merge {
     std::vector<index_t> extra_rows(static_cast<std::size_t>(blocks));
     std::vector<std::int64_t> similarity(static_cast<std::size_t>(blocks));
     std::vector<index_t> compared(static_cast<std::size_t>(blocks));
+    bool const codes = options_.residual.code != residual_code::none;
+    std::vector<residual_block> residuals(codes ? static_cast<std::size_t>(blocks) : 0);
     operation const op = block_operation();
     struct local {
       detail::channel_workspace work;
@@ -181,6 +191,7 @@ class channel_merge {
       // Usually every channel has the full number of groups; then this is its place for good.
       merged.extra = extra + static_cast<std::size_t>(first * most_extra) * row_bytes;
       merged.label = mine.label.data();
+      if (codes) { merged.residual = &residuals[static_cast<std::size_t>(b)]; }
       op(context, block, merged, mine.work);
       for (index_t r = 0; r < block.rows; ++r) {
         for (std::size_t e = 0; e < experts; ++e) {
@@ -204,6 +215,7 @@ class channel_merge {
       }
       placed += count;
     }
+    access::place_residuals(out, residuals);
     auto const total = std::accumulate(compared.begin(), compared.end(), index_t{0});
     auto const sum = static_cast<double>(std::accumulate(similarity.begin(), similarity.end(), std::int64_t{0}));
     access::finish(out, placed, total == 0 ? 1.0 : sum / merged_block::similarity_unit / static_cast<double>(total));

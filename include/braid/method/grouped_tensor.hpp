@@ -1,10 +1,14 @@
 #pragma once
 
-#include <braid/core/concepts.hpp>
+#include <braid/backend/channel_block.hpp>
 #include <braid/core/error.hpp>
+#include <braid/residual/code.hpp>
 
+#include <algorithm>
 #include <cstring>
+#include <functional>
 #include <memory>
+#include <new>
 #include <span>
 #include <string>
 #include <vector>
@@ -24,6 +28,7 @@ struct expert_view {
 
 /// A merged tensor in memory: a pool of rows and an index. The pool holds group 0 of every channel, channel by channel,
 /// then the further groups' rows, channel by channel. The index [experts, channels] says which group an expert is in.
+/// With residuals, an expert's row is round(row of the pool + decoded residual).
 template <storage_element T>
 class grouped_tensor {
  public:
@@ -77,6 +82,18 @@ class grouped_tensor {
     return most + 1;
   }
 
+  /// How the residual of an expert's row is stored; none for rows of the pool as they are.
+  [[nodiscard]] residual_code residual(std::size_t expert, index_t channel) const noexcept {
+    return code_.empty() ? residual_code::none : code_[static_cast<std::size_t>(channel) * names_.size() + expert];
+  }
+
+  /// Bytes of pool, index and residuals; the codes where they differ.
+  [[nodiscard]] std::size_t stored_bytes() const noexcept {
+    bool const uniform = std::adjacent_find(code_.begin(), code_.end(), std::not_equal_to<>()) == code_.end();
+    return static_cast<std::size_t>(pool_rows() * cols_) * sizeof(T) + (extra_rows_ == 0 ? 0 : index_.size()) +
+           planes_.size() + scales_.size() * sizeof(bfloat16) + (uniform ? 0 : code_.size());
+  }
+
   /// Rebuilds an expert's weight [channels, cols].
   /// @throws shape_error if `out` has another shape
   void extract(std::size_t expert, tensor_view<T> out) const {
@@ -91,6 +108,22 @@ class grouped_tensor {
       std::memcpy(static_cast<void*>(out.row(c)), data() + from[static_cast<std::size_t>(c)] * cols_,
                   static_cast<std::size_t>(cols_) * sizeof(T));
     }
+    if (code_.empty()) { return; }
+    std::vector<float> residual(static_cast<std::size_t>(cols_));
+    std::byte const* plane = planes_.data();
+    bfloat16 const* scale = scales_.data();
+    for (std::size_t i = 0; i < code_.size(); ++i) {
+      residual_code const code = code_[i];
+      if (i % names_.size() == expert && code != residual_code::none) {
+        decode_residual(code, plane, scale, cols_, residual.data());
+        T* const row = out.row(static_cast<index_t>(i / names_.size()));
+        for (index_t c = 0; c < cols_; ++c) {
+          row[c] = T(static_cast<float>(row[c]) + residual[static_cast<std::size_t>(c)]);
+        }
+      }
+      plane += residual_bytes(code, cols_);
+      scale += residual_scales(code);
+    }
   }
 
  private:
@@ -103,8 +136,14 @@ class grouped_tensor {
   index_t cols_ = 0;
   index_t extra_rows_ = 0;
   std::size_t capacity_ = 0;  // bytes
-  std::unique_ptr<std::byte[]> storage_;
+  struct release {
+    void operator()(std::byte* p) const noexcept { ::operator delete(p, std::align_val_t{64}); }
+  };
+  std::unique_ptr<std::byte, release> storage_;  // on a cache line
   std::vector<std::uint8_t> index_;
+  std::vector<residual_code> code_;  // [channels, experts], or empty
+  std::vector<std::byte> planes_;
+  std::vector<bfloat16> scales_;
   double similarity_ = 1.0;
 };
 
@@ -117,7 +156,7 @@ struct grouped_tensor_access {
                             index_t most_groups) {
     std::size_t const bytes = static_cast<std::size_t>(channels * most_groups * cols) * sizeof(T);
     if (bytes > t.capacity_ || !t.storage_) {
-      t.storage_ = std::make_unique_for_overwrite<std::byte[]>(bytes);
+      t.storage_.reset(static_cast<std::byte*>(::operator new(bytes, std::align_val_t{64})));
       t.capacity_ = bytes;
     }
     t.names_ = std::move(names);
@@ -126,11 +165,23 @@ struct grouped_tensor_access {
     t.extra_rows_ = 0;
     t.index_.assign(t.names_.size() * static_cast<std::size_t>(channels), 0);
     t.similarity_ = 1.0;
+    t.code_.clear();
+    t.planes_.clear();
+    t.scales_.clear();
     return t.storage_.get();
   }
   template <class T>
   static std::uint8_t* index(braid::grouped_tensor<T>& t) noexcept {
     return t.index_.data();
+  }
+  /// The residuals of all blocks, in order.
+  template <class T>
+  static void place_residuals(braid::grouped_tensor<T>& t, std::vector<residual_block> const& blocks) {
+    for (auto const& b : blocks) {
+      t.code_.insert(t.code_.end(), b.code.begin(), b.code.end());
+      t.planes_.insert(t.planes_.end(), b.planes.begin(), b.planes.end());
+      t.scales_.insert(t.scales_.end(), b.scales.begin(), b.scales.end());
+    }
   }
   template <class T>
   static void finish(braid::grouped_tensor<T>& t, index_t extra_rows, double similarity) noexcept {

@@ -3,6 +3,7 @@
 #include <braid/backend/channel_block.hpp>
 #include <braid/backend/cpu/gram.hpp>
 #include <braid/backend/cpu/row_select.hpp>
+#include <braid/residual/policy.hpp>
 
 #include <memory>
 #include <new>
@@ -36,6 +37,13 @@ struct channel_workspace {
   aligned_floats merged;   // [segment]
   aligned_floats deltas;   // [experts, segment]
   aligned_floats row;      // [cols], for policies that rank inside a row
+  aligned_floats target;   // [cols], what a residual has to encode
+  aligned_floats member_rows;   // [members, cols]
+  aligned_floats member_codes;  // [members, cols], decoded residuals
+  residual_workspace residual;
+  std::vector<std::byte> planes;  // [experts, plane]: one channel's residuals
+  std::vector<bfloat16> scales;   // [experts, scales]
+  std::vector<std::byte> spare_plane;
   std::vector<float> dots; // lower triangle
   std::vector<double> gram;
   std::vector<std::vector<std::uint32_t>> ranks;  // per expert, [cols]

@@ -3,6 +3,7 @@
 #include <braid/backend/backend.hpp>
 #include <braid/backend/cpu/channel_gram.hpp>
 #include <braid/backend/cpu/group_merge.hpp>
+#include <braid/backend/cpu/residual_group.hpp>
 #include <braid/cluster/detail/partition.hpp>
 #include <braid/core/error.hpp>
 
@@ -15,12 +16,13 @@ namespace ops {
 
 /// Channel Merging of a block of channels on one CPU thread: each channel is measured, clustered, pruned and merged
 /// while its rows are in cache. Blocks are independent, so threads take a block each.
-template <class Prune, class Similarity, class Cluster, class Consensus>
-struct merge_channels<cpu, Prune, Similarity, Cluster, Consensus> {
+template <class Prune, class Similarity, class Cluster, class Consensus, class Residual>
+struct merge_channels<cpu, Prune, Similarity, Cluster, Consensus, Residual> {
   Prune const& prune;
   Similarity const& similarity;
   Cluster const& cluster;
   Consensus const& consensus;
+  Residual const& residual;
   int groups;
   float lambda;
 
@@ -40,11 +42,13 @@ struct merge_channels<cpu, Prune, Similarity, Cluster, Consensus> {
       for (int e = 0; e < experts; ++e) {
         label[e] = static_cast<std::uint8_t>(group[static_cast<std::size_t>(distinct.of_expert[static_cast<std::size_t>(e)])]);
       }
+      if (residual.code != residual_code::none) { begin_residuals(context, experts, out, work); }
       for (int g = 0; g < used; ++g) {
         std::byte* const to = g == 0 ? out.group_zero + static_cast<std::size_t>(row) * row_bytes
                                      : out.extra + static_cast<std::size_t>(out.extra_rows++) * row_bytes;
-        write_group(context, block, row, distinct, label, group, g, to, work);
+        write_group(context, block, row, distinct, label, group, g, to, out, work);
       }
+      if (residual.code != residual_code::none) { end_residuals(context, experts, out, work); }
     }
   }
 
@@ -147,7 +151,8 @@ struct merge_channels<cpu, Prune, Similarity, Cluster, Consensus> {
   /// A group of one distinct row is copied bit for bit; others are merged over all their experts.
   void write_group(tensor_context const& context, channel_block const& block, index_t row,
                    detail::distinct_rows const& distinct, std::uint8_t const* label,
-                   std::array<int, max_experts> const& group, int g, std::byte* to, detail::channel_workspace& work) const {
+                   std::array<int, max_experts> const& group, int g, std::byte* to, merged_block& out,
+                   detail::channel_workspace& work) const {
     int rows_in_group = 0;
     int only = 0;
     for (int d = 0; d < distinct.count; ++d) {
@@ -166,7 +171,66 @@ struct merge_channels<cpu, Prune, Similarity, Cluster, Consensus> {
     for (std::size_t e = 0; e < block.experts.size(); ++e) {
       if (label[e] == g) { member[static_cast<std::size_t>(n++)] = static_cast<int>(e); }
     }
-    detail::merge_group(prune, consensus, lambda, context, block, row, member.data(), n, to, work);
+    // Refining the shared row starts from the members themselves where there are two of them.
+    bool const used = residual.code == residual_code::none || residual.sweeps == 0 || rows_in_group > 2;
+    if (used) { detail::merge_group(prune, consensus, lambda, context, block, row, member.data(), n, to, work); }
+    if (residual.code != residual_code::none) { code_group(context, block, row, distinct, group, g, to, out, work); }
+  }
+
+  /// Codes of a channel: none, until a group of several rows says otherwise.
+  void begin_residuals(tensor_context const& context, int experts, merged_block& out, detail::channel_workspace& work) const {
+    auto const n = static_cast<std::size_t>(experts);
+    out.residual->code.resize(out.residual->code.size() + n, residual_code::none);
+    auto const plane = static_cast<std::size_t>(residual_bytes(residual.code, context.cols));
+    work.planes.resize(2 * n * plane);
+    work.scales.resize(2 * n * static_cast<std::size_t>(residual_scales(residual.code)));
+  }
+
+  /// The residuals of one group, into the workspace's places of its experts.
+  void code_group(tensor_context const& context, channel_block const& block, index_t row,
+                  detail::distinct_rows const& distinct, std::array<int, max_experts> const& group, int g, std::byte* to,
+                  merged_block& out, detail::channel_workspace& work) const {
+    std::array<int, max_experts> expert;
+    std::array<int, max_experts> weight;
+    std::array<int, max_experts> place;  // of a distinct row in the group
+    int n = 0;
+    for (int d = 0; d < distinct.count; ++d) {
+      auto const slot = static_cast<std::size_t>(d);
+      if (group[slot] != g) { continue; }
+      place[slot] = n;
+      expert[static_cast<std::size_t>(n)] = distinct.first[slot];
+      weight[static_cast<std::size_t>(n++)] = distinct.weight[slot];
+    }
+    auto const plane = static_cast<std::size_t>(residual_bytes(residual.code, context.cols));
+    auto const scales = static_cast<std::size_t>(residual_scales(residual.code));
+    std::size_t const experts = block.experts.size();
+    std::byte* const coded = work.planes.data() + experts * plane;  // the second half: in the order of the group
+    bfloat16* const scale = work.scales.data() + experts * scales;
+    detail::residual_group<Residual>(residual, block, row, context.cols, work)
+        .code(expert.data(), weight.data(), n, to, coded, scale);
+    residual_code* const code = out.residual->code.data() + out.residual->code.size() - experts;
+    for (std::size_t e = 0; e < experts; ++e) {
+      auto const d = static_cast<std::size_t>(distinct.of_expert[e]);
+      if (group[d] != g) { continue; }
+      code[e] = residual.code;
+      auto const from = static_cast<std::size_t>(place[d]);
+      std::copy_n(coded + from * plane, plane, work.planes.data() + e * plane);
+      std::copy_n(scale + from * scales, scales, work.scales.data() + e * scales);
+    }
+  }
+
+  /// Appends a channel's residuals in the order of the experts.
+  void end_residuals(tensor_context const& context, int experts, merged_block& out, detail::channel_workspace& work) const {
+    auto const plane = static_cast<std::ptrdiff_t>(residual_bytes(residual.code, context.cols));
+    auto const scales = static_cast<std::ptrdiff_t>(residual_scales(residual.code));
+    residual_code const* const code = out.residual->code.data() + out.residual->code.size() - static_cast<std::size_t>(experts);
+    for (std::ptrdiff_t e = 0; e < experts; ++e) {
+      if (code[e] == residual_code::none) { continue; }
+      auto const p = work.planes.begin() + e * plane;
+      auto const s = work.scales.begin() + e * scales;
+      out.residual->planes.insert(out.residual->planes.end(), p, p + plane);
+      out.residual->scales.insert(out.residual->scales.end(), s, s + scales);
+    }
   }
 };
 

@@ -1,0 +1,28 @@
+#pragma once
+
+#include <braid/core/concepts.hpp>
+#include <braid/residual/code.hpp>
+
+#include <vector>
+
+BRAID_NAMESPACE_BEGIN
+
+/// One thread's memory for encoding.
+struct residual_workspace {
+  std::vector<float> left;              ///< [cols] at least
+  std::vector<std::uint8_t> decisions;  ///< for a search that has to find its way back
+};
+
+/// Encodes what a row lacks. The decoder is not part of a policy: `residual_code` says which one it is, and every
+/// reader has them all.
+template <class R>
+concept residual_policy =
+    std::copyable<R> && requires(R const r, float const* x, index_t cols, std::byte* plane, bfloat16* scale,
+                                 residual_workspace& work) {
+      { r.name } -> std::convertible_to<std::string_view>;
+      { r.code } -> std::convertible_to<residual_code>;
+      { r.sweeps } -> std::convertible_to<int>;   // refinements of the shared row; 0: it stays as it was merged
+      r.encode(x, cols, plane, scale, work);      // x [cols], finite
+    };
+
+BRAID_NAMESPACE_END
