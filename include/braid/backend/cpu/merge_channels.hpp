@@ -148,21 +148,30 @@ struct merge_channels<cpu, Prune, Similarity, Cluster, Consensus, Residual> {
     }
   }
 
+  /// The distinct rows of one group.
+  struct group_rows {
+    int count = 0;
+    std::array<int, max_experts> expert;  // the first expert that has it
+    std::array<int, max_experts> weight;  // how many have it
+    std::array<int, max_experts> place;   // by number of the distinct row: where in this list it stands
+  };
+
   /// A group of one distinct row is copied bit for bit; others are merged over all their experts.
   void write_group(tensor_context const& context, channel_block const& block, index_t row,
                    detail::distinct_rows const& distinct, std::uint8_t const* label,
                    std::array<int, max_experts> const& group, int g, std::byte* to, merged_block& out,
                    detail::channel_workspace& work) const {
-    int rows_in_group = 0;
-    int only = 0;
+    group_rows rows;
     for (int d = 0; d < distinct.count; ++d) {
-      if (group[static_cast<std::size_t>(d)] == g) {
-        ++rows_in_group;
-        only = distinct.first[static_cast<std::size_t>(d)];
-      }
+      auto const slot = static_cast<std::size_t>(d);
+      if (group[slot] != g) { continue; }
+      auto const at = static_cast<std::size_t>(rows.count);
+      rows.place[slot] = rows.count++;
+      rows.expert[at] = distinct.first[slot];
+      rows.weight[at] = distinct.weight[slot];
     }
-    if (rows_in_group == 1) {
-      channel_rows const& expert = block.experts[static_cast<std::size_t>(only)];
+    if (rows.count == 1) {
+      channel_rows const& expert = block.experts[static_cast<std::size_t>(rows.expert[0])];
       detail::convert(expert.type, expert.row(row), block.out, to, context.cols);
       return;
     }
@@ -172,9 +181,9 @@ struct merge_channels<cpu, Prune, Similarity, Cluster, Consensus, Residual> {
       if (label[e] == g) { member[static_cast<std::size_t>(n++)] = static_cast<int>(e); }
     }
     // Refining the shared row starts from the members themselves where there are two of them.
-    bool const used = residual.code == residual_code::none || residual.sweeps == 0 || rows_in_group > 2;
+    bool const used = residual.code == residual_code::none || residual.sweeps == 0 || rows.count > 2;
     if (used) { detail::merge_group(prune, consensus, lambda, context, block, row, member.data(), n, to, work); }
-    if (residual.code != residual_code::none) { code_group(context, block, row, distinct, group, g, to, out, work); }
+    if (residual.code != residual_code::none) { code_group(context, block, row, distinct, rows, label, g, to, out, work); }
   }
 
   /// Codes of a channel: none, until a group of several rows says otherwise.
@@ -188,32 +197,20 @@ struct merge_channels<cpu, Prune, Similarity, Cluster, Consensus, Residual> {
 
   /// The residuals of one group, into the workspace's places of its experts.
   void code_group(tensor_context const& context, channel_block const& block, index_t row,
-                  detail::distinct_rows const& distinct, std::array<int, max_experts> const& group, int g, std::byte* to,
-                  merged_block& out, detail::channel_workspace& work) const {
-    std::array<int, max_experts> expert;
-    std::array<int, max_experts> weight;
-    std::array<int, max_experts> place;  // of a distinct row in the group
-    int n = 0;
-    for (int d = 0; d < distinct.count; ++d) {
-      auto const slot = static_cast<std::size_t>(d);
-      if (group[slot] != g) { continue; }
-      place[slot] = n;
-      expert[static_cast<std::size_t>(n)] = distinct.first[slot];
-      weight[static_cast<std::size_t>(n++)] = distinct.weight[slot];
-    }
+                  detail::distinct_rows const& distinct, group_rows const& rows, std::uint8_t const* label, int g,
+                  std::byte* to, merged_block& out, detail::channel_workspace& work) const {
     auto const plane = static_cast<std::size_t>(residual_bytes(residual.code, context.cols));
     auto const scales = static_cast<std::size_t>(residual_scales(residual.code));
     std::size_t const experts = block.experts.size();
     std::byte* const coded = work.planes.data() + experts * plane;  // the second half: in the order of the group
     bfloat16* const scale = work.scales.data() + experts * scales;
     detail::residual_group<Residual>(residual, block, row, context.cols, work)
-        .code(expert.data(), weight.data(), n, to, coded, scale);
+        .code(rows.expert.data(), rows.weight.data(), rows.count, to, coded, scale);
     residual_code* const code = out.residual->code.data() + out.residual->code.size() - experts;
     for (std::size_t e = 0; e < experts; ++e) {
-      auto const d = static_cast<std::size_t>(distinct.of_expert[e]);
-      if (group[d] != g) { continue; }
+      if (label[e] != g) { continue; }
       code[e] = residual.code;
-      auto const from = static_cast<std::size_t>(place[d]);
+      auto const from = static_cast<std::size_t>(rows.place[static_cast<std::size_t>(distinct.of_expert[e])]);
       std::copy_n(coded + from * plane, plane, work.planes.data() + e * plane);
       std::copy_n(scale + from * scales, scales, work.scales.data() + e * scales);
     }

@@ -96,10 +96,18 @@ class residual_group {
     for_each_segment(cols_, [&](index_t c, int n) { widen(type, at_column(from, type, c), to + c, n); });
   }
 
-  void encode_target(int i) {
+  /// Codes `target_`, and decodes what that stores.
+  void encode_target(std::byte* plane, bfloat16* scale, float* decoded) {
     for (index_t c = 0; c < cols_; ++c) { target_[c] = std::isfinite(target_[c]) ? target_[c] : 0.0f; }
-    encode_residual(residual_, target_, cols_, plane_of(i), scale_of(i), work_.residual);
-    decode_residual(residual_.code, plane_of(i), scale_of(i), cols_, row_of(coded_, i));
+    encode_residual(residual_, target_, cols_, plane, scale, work_.residual);
+    decode_residual(residual_.code, plane, scale, cols_, decoded);
+  }
+  void encode_target(int i) { encode_target(plane_of(i), scale_of(i), row_of(coded_, i)); }
+
+  /// The target is what a member lacks against the row in `mean_`.
+  void aim(int i) {
+    float const* const w = row_of(rows_, i);
+    for (index_t c = 0; c < cols_; ++c) { target_[c] = w[c] - mean_[c]; }
   }
 
   [[nodiscard]] std::byte* plane_of(int i) const noexcept { return planes_ + static_cast<std::size_t>(i) * plane_bytes_; }
@@ -116,14 +124,10 @@ class residual_group {
   void code_better(std::byte const* shared, int n) {
     widen_row(shared, block_.out, mean_);
     for (int i = 0; i < n; ++i) {
-      float* const w = row_of(rows_, i);  // becomes the decoded new code: not needed after its target is known
-      for (index_t c = 0; c < cols_; ++c) {
-        float const t = w[c] - mean_[c];
-        target_[c] = std::isfinite(t) ? t : 0.0f;
-      }
-      encode_residual(residual_, target_, cols_, spare_plane_.data(), spare_scale_.data(), work_.residual);
-      decode_residual(residual_.code, spare_plane_.data(), spare_scale_.data(), cols_, w);
-      if (error(w) < error(row_of(coded_, i))) {
+      aim(i);
+      float* const decoded = row_of(rows_, i);  // the member's own row isn't needed once its target is known
+      encode_target(spare_plane_.data(), spare_scale_.data(), decoded);
+      if (error(decoded) < error(row_of(coded_, i))) {
         std::copy_n(spare_plane_.data(), plane_bytes_, plane_of(i));
         std::copy_n(spare_scale_.data(), scales_, scale_of(i));
       }
@@ -133,8 +137,7 @@ class residual_group {
   void code_against(std::byte const* shared, int n) {
     widen_row(shared, block_.out, mean_);
     for (int i = 0; i < n; ++i) {
-      float const* const w = row_of(rows_, i);
-      for (index_t c = 0; c < cols_; ++c) { target_[c] = w[c] - mean_[c]; }
+      aim(i);
       encode_target(i);
     }
   }
