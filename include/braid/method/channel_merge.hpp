@@ -9,7 +9,9 @@
 #include <tbb/enumerable_thread_specific.h>
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
+#include <span>
 
 BRAID_NAMESPACE_BEGIN
 
@@ -70,14 +72,19 @@ class channel_merge {
   /// @param tensor  the tensor's name: keys the random choices
   /// @param base    [channels, inputs], any row stride
   /// @param experts named weights of the same shape; their order doesn't matter
+  /// @param column_weight [inputs], finite, >= 0, not all zero: what an error in a column counts, such as the mean square
+  ///        of the input that meets it (Wanda, arXiv 2306.11695) or a diagonal Fisher information. Clustering compares
+  ///        deltas, and residuals minimise squared errors, with these weights; pruning and consensus don't see them.
+  ///        Empty: all one, and the same bits as weights that are
   /// @return the merged tensor; experts in name order
   /// @throws shape_error, argument_error, value_error (NaN or infinity, naming expert, channel and column)
   template <storage_element T>
   [[nodiscard]] grouped_tensor<T> operator()(Backend const& be, std::string_view tensor,
                                              std::type_identity_t<tensor_view<T const, Backend::space>> base,
-                                             std::vector<expert_view<T, Backend::space>> const& experts) const {
+                                             std::vector<expert_view<T, Backend::space>> const& experts,
+                                             std::span<float const> column_weight = {}) const {
     grouped_tensor<T> out;
-    merge_into(be, tensor, base, experts, out);
+    merge_into(be, tensor, base, experts, out, column_weight);
     return out;
   }
 
@@ -85,7 +92,8 @@ class channel_merge {
   template <storage_element T>
   void merge_into(Backend const& be, std::string_view tensor,
                   std::type_identity_t<tensor_view<T const, Backend::space>> base,
-                  std::vector<expert_view<T, Backend::space>> const& experts, grouped_tensor<T>& out) const {
+                  std::vector<expert_view<T, Backend::space>> const& experts, grouped_tensor<T>& out,
+                  std::span<float const> column_weight = {}) const {
     std::vector<std::string> names;
     for (auto const& e : experts) { names.emplace_back(e.name); }
     auto const order = detail::order_by_name(names);
@@ -95,6 +103,11 @@ class channel_merge {
     source.cols = base.cols();
     source.base = rows_of(base);
     source.out = dtype_of<T>;
+    if (!column_weight.empty() && static_cast<index_t>(column_weight.size()) != base.cols()) {
+      throw shape_error(std::string(tensor) + ": " + std::to_string(column_weight.size()) + " column weights for " +
+                        std::to_string(base.cols()) + " columns; give one a column");
+    }
+    source.column_weight = column_weight.empty() ? nullptr : column_weight.data();
     for (std::size_t const i : order) {
       auto const& w = experts[i].weight;
       if (w.rows() != base.rows() || w.cols() != base.cols()) {
@@ -118,6 +131,7 @@ class channel_merge {
 
   /// What a streaming engine needs: measures a tensor, once, before its blocks are merged.
   /// @param names of the experts, in name order
+  /// @throws argument_error for column weights that can't be meant
   [[nodiscard]] tensor_context prepare(Backend const& be, std::string_view tensor, std::vector<std::string> const& names,
                                        tensor_channels const& source) const {
     // One group, or a group for each, leaves nothing to search for.
@@ -125,10 +139,13 @@ class channel_merge {
     if constexpr (requires { options_.cluster.check_experts(0); }) {
       if (clusters) { options_.cluster.check_experts(static_cast<int>(names.size())); }
     }
+    check_column_weight(tensor, source);
     tensor_context context;
     context.channels = source.channels;
     context.cols = source.cols;
     context.allow_nonfinite = options_.allow_nonfinite;
+    context.column_weight = source.column_weight;
+    context.root_weight = detail::root_weights(source);
     context.stream = stream_hash(tensor, "");
     for (auto const& n : names) { context.keys.push_back({stream_hash(tensor, n), source.channels, source.cols}); }
     if (clusters && options_.similarity.needs_norms) { context.norms = ops::delta_norms<Backend>{}(be, source); }
@@ -149,6 +166,22 @@ class channel_merge {
   }
 
  private:
+  static void check_column_weight(std::string_view tensor, tensor_channels const& source) {
+    if (source.column_weight == nullptr) { return; }
+    bool all_zero = source.cols > 0;
+    for (index_t c = 0; c < source.cols; ++c) {
+      float const h = source.column_weight[c];
+      if (!std::isfinite(h) || h < 0.0f) {
+        throw argument_error(std::string(tensor) + ": the weight of column " + std::to_string(c) + " is " +
+                             std::to_string(h) + "; give finite numbers, none below 0");
+      }
+      all_zero = all_zero && !(h > 0.0f);
+    }
+    if (all_zero) {
+      throw argument_error(std::string(tensor) + ": all column weights are 0; one at least has to be above");
+    }
+  }
+
   template <class View>
   static channel_rows rows_of(View const& view) noexcept {
     using T = typename View::value_type;

@@ -21,17 +21,19 @@ struct sign_bits {
   static constexpr residual_code code = B == 1 ? residual_code::sign1 : B == 2 ? residual_code::sign2 : residual_code::sign3;
   int sweeps = 3;
 
-  void encode(float const* x, index_t cols, std::byte* plane, bfloat16* scale, residual_workspace& work) const {
+  void encode(float const* x, float const* weight, index_t cols, std::byte* plane, bfloat16* scale,
+              residual_workspace& work) const {
     float* const left = work.left.data();
     for (index_t c = 0; c < cols; ++c) { left[c] = std::fabs(x[c]); }
+    float const total = detail::total_weight(weight, cols);
     scales s{};
     for (int pass = 0; pass < B; ++pass) {
-      float const mean = cols == 0 ? 0.0f : detail::row_sum(cols, [&](index_t c) { return left[c]; }) / static_cast<float>(cols);
+      float const mean = total > 0.0f ? detail::row_sum(weight, cols, [&](index_t c) { return left[c]; }) / total : 0.0f;
       float const a = rounded(mean);
       s[pass] = a;
       for (index_t c = 0; c < cols; ++c) { left[c] = std::fabs(left[c] - a); }
     }
-    if constexpr (B > 1) { refine(x, cols, s); }
+    if constexpr (B > 1) { refine(x, weight, cols, s); }
     index_t const stride = (cols + 7) / 8;
     for (index_t i = 0; i < stride; ++i) {
       unsigned bits[passes]{};
@@ -72,8 +74,8 @@ struct sign_bits {
     return k;
   }
 
-  static float squared_error(float const* x, index_t cols, scales const& s) noexcept {
-    return detail::row_sum(cols, [&](index_t c) {
+  static float squared_error(float const* x, float const* weight, index_t cols, scales const& s) noexcept {
+    return detail::row_sum(weight, cols, [&](index_t c) {
       float const y = std::fabs(x[c]);
       float rest = y - s[0];
       for (int pass = 1; pass < B; ++pass) { rest = std::fabs(rest) - s[pass]; }
@@ -81,23 +83,23 @@ struct sign_bits {
     });
   }
 
-  static void refine(float const* x, index_t cols, scales& s) noexcept {
+  static void refine(float const* x, float const* weight, index_t cols, scales& s) noexcept {
     constexpr int rounds = 4;
-    float best = squared_error(x, cols, s);
+    float best = squared_error(x, weight, cols, s);
     for (int round = 0; round < rounds && best > 0.0f; ++round) {
       double count[classes];
       double sum[classes];
       for (int k = 0; k < static_cast<int>(classes); ++k) {
         count[k] = static_cast<double>(detail::row_sum(
-            cols, [&](index_t c) { return class_of(std::fabs(x[c]), s) == k ? 1.0f : 0.0f; }));
-        sum[k] = static_cast<double>(detail::row_sum(cols, [&](index_t c) {
+            weight, cols, [&](index_t c) { return class_of(std::fabs(x[c]), s) == k ? 1.0f : 0.0f; }));
+        sum[k] = static_cast<double>(detail::row_sum(weight, cols, [&](index_t c) {
           float const y = std::fabs(x[c]);
           return class_of(y, s) == k ? y : 0.0f;
         }));
       }
       scales next;
       if (!solve(count, sum, next)) { return; }
-      float const error = squared_error(x, cols, next);
+      float const error = squared_error(x, weight, cols, next);
       if (!(error < best)) { return; }
       best = error;
       s = next;

@@ -17,14 +17,16 @@ struct ternary {
   static constexpr residual_code code = residual_code::ternary;
   int sweeps = 3;
 
-  void encode(float const* x, index_t cols, std::byte* plane, bfloat16* scale, residual_workspace&) const noexcept {
+  void encode(float const* x, float const* weight, index_t cols, std::byte* plane, bfloat16* scale,
+              residual_workspace&) const noexcept {
     constexpr int rounds = 4;
-    float const all = detail::row_sum(cols, [&](index_t c) { return std::fabs(x[c]); });
-    float threshold = cols == 0 ? 0.0f : 0.7f * (all / static_cast<float>(cols));
+    float const total = detail::total_weight(weight, cols);
+    float const all = detail::row_sum(weight, cols, [&](index_t c) { return std::fabs(x[c]); });
+    float threshold = total > 0.0f ? 0.7f * (all / total) : 0.0f;
     float s = 0.0f;
     for (int round = 0; round < rounds; ++round) {
-      float const sum = detail::row_sum(cols, [&](index_t c) { return std::fabs(x[c]) > threshold ? std::fabs(x[c]) : 0.0f; });
-      float const kept = detail::row_sum(cols, [&](index_t c) { return std::fabs(x[c]) > threshold ? 1.0f : 0.0f; });
+      float const sum = detail::row_sum(weight, cols, [&](index_t c) { return std::fabs(x[c]) > threshold ? std::fabs(x[c]) : 0.0f; });
+      float const kept = detail::row_sum(weight, cols, [&](index_t c) { return std::fabs(x[c]) > threshold ? 1.0f : 0.0f; });
       s = kept > 0.0f ? static_cast<float>(bfloat16(sum / kept)) : 0.0f;
       threshold = 0.5f * s;
     }

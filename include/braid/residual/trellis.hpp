@@ -25,22 +25,24 @@ struct trellis {
   static constexpr residual_code code = B == 1 ? residual_code::trellis1 : residual_code::trellis2;
   int sweeps = 2;
 
-  void encode(float const* x, index_t cols, std::byte* plane, bfloat16* scale, residual_workspace& work) const {
+  void encode(float const* x, float const* weight, index_t cols, std::byte* plane, bfloat16* scale,
+              residual_workspace& work) const {
     auto const room = static_cast<std::size_t>(cols) * predecessors;
     if (work.decisions.size() < room) { work.decisions.resize(room); }
     index_t const bytes = residual_bytes(code, cols);
     for (index_t i = 0; i < bytes; ++i) { plane[i] = std::byte{0}; }
     scale[0] = bfloat16(0.0f);
-    float const square = detail::row_sum(cols, [&](index_t c) { return x[c] * x[c]; });
-    float const s = cols == 0 ? 0.0f : std::sqrt(square / static_cast<float>(cols));
+    float const square = detail::row_sum(weight, cols, [&](index_t c) { return x[c] * x[c]; });
+    float const total = detail::total_weight(weight, cols);
+    float const s = total > 0.0f ? std::sqrt(square / total) : 0.0f;
     if (!(s > 0.0f) || !std::isfinite(s)) { return; }
-    best_path(x, s, cols, plane, work.decisions.data());
+    best_path(x, weight, s, cols, plane, work.decisions.data());
     // The scale that is best for this path.
     float* const value = work.left.data();
     bfloat16 const unit(1.0f);
     decode_residual(code, plane, &unit, cols, value);
-    float const cross = detail::row_sum(cols, [&](index_t c) { return x[c] * value[c]; });
-    float const self = detail::row_sum(cols, [&](index_t c) { return value[c] * value[c]; });
+    float const cross = detail::row_sum(weight, cols, [&](index_t c) { return x[c] * value[c]; });
+    float const self = detail::row_sum(weight, cols, [&](index_t c) { return value[c] * value[c]; });
     scale[0] = bfloat16(cross > 0.0f && self > 0.0f ? cross / self : 0.0f);
   }
 
@@ -51,7 +53,8 @@ struct trellis {
 
   /// Viterbi. State n = (older << B | new) & 255 is reached from the states n >> B | k << (8 - B). Costs are kept with
   /// the newest bits outermost, [branches, predecessors], so that all loops run over neighbours but one.
-  static void best_path(float const* x, float scale, index_t cols, std::byte* plane, std::uint8_t* decision) noexcept {
+  static void best_path(float const* x, float const* weight, float scale, index_t cols, std::byte* plane,
+                        std::uint8_t* decision) noexcept {
     constexpr auto b_count = static_cast<std::size_t>(branches);
     constexpr auto p_count = static_cast<std::size_t>(predecessors);
     alignas(64) float table[b_count][p_count];
@@ -84,10 +87,11 @@ struct trellis {
       std::uint8_t* const kept = decision + c * predecessors;
       for (int p = 0; p < predecessors; ++p) { kept[p] = static_cast<std::uint8_t>(chosen[p]); }
       float const v = x[c];
+      float const h = weight == nullptr ? 1.0f : weight[c];
       for (int b = 0; b < branches; ++b) {
         for (int p = 0; p < predecessors; ++p) {
           float const e = v - table[b][p];
-          cost[b][p] = best[p] + e * e;
+          cost[b][p] = best[p] + h * (e * e);
         }
       }
       if ((c & 127) == 127) {  // costs stay small, so that sums keep their digits however long the row is

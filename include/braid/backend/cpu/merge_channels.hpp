@@ -65,7 +65,7 @@ struct merge_channels<cpu, Prune, Similarity, Cluster, Consensus, Residual> {
       for (int d = 0; d < n; ++d) { group[static_cast<std::size_t>(d)] = used == 1 ? 0 : d; }
       return used;
     }
-    detail::channel_gram(block, row, context.cols, distinct, similarity.operand == gram_operand::signs, work);
+    detail::channel_gram(context, block, row, distinct, similarity.operand == gram_operand::signs, work);
     if (!context.allow_nonfinite) { check_gram(context, block, row, distinct, work); }
     double norms[max_experts];
     if (similarity.needs_norms) { shared_norms(context, distinct, norms); }
@@ -204,7 +204,7 @@ struct merge_channels<cpu, Prune, Similarity, Cluster, Consensus, Residual> {
     std::size_t const experts = block.experts.size();
     std::byte* const coded = work.planes.data() + experts * plane;  // the second half: in the order of the group
     bfloat16* const scale = work.scales.data() + experts * scales;
-    detail::residual_group<Residual>(residual, block, row, context.cols, work)
+    detail::residual_group<Residual>(residual, context, block, row, work)
         .code(rows.expert.data(), rows.weight.data(), rows.count, to, coded, scale);
     residual_code* const code = out.residual->code.data() + out.residual->code.size() - experts;
     for (std::size_t e = 0; e < experts; ++e) {

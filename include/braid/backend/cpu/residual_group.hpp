@@ -19,20 +19,20 @@ namespace detail {
 template <class Residual>
 struct encode_body {
   template <int W>
-  BRAID_ALWAYS_INLINE static void run(Residual const* residual, float const* x, index_t cols, std::byte* plane,
-                                      bfloat16* scale, residual_workspace* work) {
-    residual->encode(x, cols, plane, scale, *work);
+  BRAID_ALWAYS_INLINE static void run(Residual const* residual, float const* x, float const* weight, index_t cols,
+                                      std::byte* plane, bfloat16* scale, residual_workspace* work) {
+    residual->encode(x, weight, cols, plane, scale, *work);
   }
 };
 
 /// Encodes with the widest instruction set there is. A residual chosen at run time is looked into first.
 template <class Residual>
-void encode_residual(Residual const& residual, float const* x, index_t cols, std::byte* plane, bfloat16* scale,
-                     residual_workspace& work) {
+void encode_residual(Residual const& residual, float const* x, float const* weight, index_t cols, std::byte* plane,
+                     bfloat16* scale, residual_workspace& work) {
   if constexpr (requires { residual.choice; }) {
-    std::visit([&](auto const& r) { encode_residual(r, x, cols, plane, scale, work); }, residual.choice);
+    std::visit([&](auto const& r) { encode_residual(r, x, weight, cols, plane, scale, work); }, residual.choice);
   } else {
-    dispatch<encode_body<Residual>>(&residual, x, cols, plane, scale, &work);
+    dispatch<encode_body<Residual>>(&residual, x, weight, cols, plane, scale, &work);
   }
 }
 
@@ -46,9 +46,10 @@ void encode_residual(Residual const& residual, float const* x, index_t cols, std
 template <class Residual>
 class residual_group {
  public:
-  residual_group(Residual const& residual, channel_block const& block, index_t row, index_t cols, channel_workspace& work)
-      : residual_(residual), block_(block), row_(row), cols_(cols), work_(work),
-        plane_bytes_(static_cast<std::size_t>(residual_bytes(residual.code, cols))),
+  residual_group(Residual const& residual, tensor_context const& context, channel_block const& block, index_t row,
+                 channel_workspace& work)
+      : residual_(residual), block_(block), row_(row), cols_(context.cols), column_weight_(context.column_weight), work_(work),
+        plane_bytes_(static_cast<std::size_t>(residual_bytes(residual.code, context.cols))),
         scales_(static_cast<std::size_t>(residual_scales(residual.code))), spare_plane_(work.spare_plane) {}
 
   /// @param expert [n]: an expert of each distinct row
@@ -99,7 +100,7 @@ class residual_group {
   /// Codes `target_`, and decodes what that stores.
   void encode_target(std::byte* plane, bfloat16* scale, float* decoded) {
     for (index_t c = 0; c < cols_; ++c) { target_[c] = std::isfinite(target_[c]) ? target_[c] : 0.0f; }
-    encode_residual(residual_, target_, cols_, plane, scale, work_.residual);
+    encode_residual(residual_, target_, column_weight_, cols_, plane, scale, work_.residual);
     decode_residual(residual_.code, plane, scale, cols_, decoded);
   }
   void encode_target(int i) { encode_target(plane_of(i), scale_of(i), row_of(coded_, i)); }
@@ -114,7 +115,7 @@ class residual_group {
   [[nodiscard]] bfloat16* scale_of(int i) const noexcept { return scale_ + static_cast<std::size_t>(i) * scales_; }
 
   [[nodiscard]] float error(float const* coded) const noexcept {
-    return row_sum(cols_, [&](index_t c) {
+    return row_sum(column_weight_, cols_, [&](index_t c) {
       float const e = target_[c] - coded[c];
       return e * e;
     });
@@ -181,6 +182,7 @@ class residual_group {
   channel_block const& block_;
   index_t row_;
   index_t cols_;
+  float const* column_weight_;  // [cols] or null
   channel_workspace& work_;
   std::size_t plane_bytes_;
   std::size_t scales_;

@@ -57,17 +57,19 @@ void for_each_delta_segment(channel_block const& block, index_t cols, channel_wo
 
 namespace ops {
 
-/// Lengths of the experts' deltas over a tensor, float64. Squared lengths of rows in the one order of sums; rows added
+/// Lengths of the experts' deltas over a tensor, float64; with column weights h, of root(h) times the delta. Squared lengths of rows in the one order of sums; rows added
 /// in order in blocks of 256, blocks added in order.
 template <>
 struct delta_norms<cpu> {
   std::vector<double> operator()(cpu const& be, tensor_channels const& tensor) const {
     std::size_t const experts = tensor.experts.size();
     auto const blocks = static_cast<std::size_t>((tensor.channels + detail::measure_rows - 1) / detail::measure_rows);
+    std::vector<float> const root = detail::root_weights(tensor);
     std::vector<double> partial(blocks * experts, 0.0);
     detail::for_each_measure_block(be, tensor, [&](index_t b, channel_block const& block, detail::channel_workspace& work) {
       std::vector<float> squared(static_cast<std::size_t>(block.rows) * experts, 0.0f);
-      detail::for_each_delta_segment(block, tensor.cols, work, [&](std::size_t e, float* delta, int n, index_t row, index_t) {
+      detail::for_each_delta_segment(block, tensor.cols, work, [&](std::size_t e, float* delta, int n, index_t row, index_t c) {
+        if (!root.empty()) { detail::dispatch<detail::root_weight_body>(root.data() + c, delta, n); }
         detail::pad_segment(delta, n);
         detail::dispatch<detail::squared_length_body>(static_cast<float const*>(delta), detail::padded(n),
                                                       &squared[static_cast<std::size_t>(row) * experts + e]);

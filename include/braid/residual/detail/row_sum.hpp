@@ -24,6 +24,18 @@ BRAID_ALWAYS_INLINE float row_sum(index_t cols, Term const& term) noexcept {
   return total;
 }
 
+/// The same with a weight a column, or null for all one; weight times term is rounded before it is added.
+template <class Term>
+BRAID_ALWAYS_INLINE float row_sum(float const* weight, index_t cols, Term const& term) noexcept {
+  if (weight == nullptr) { return row_sum(cols, term); }
+  return row_sum(cols, [&](index_t c) { return weight[c] * term(c); });
+}
+
+/// The sum of the weights.
+BRAID_ALWAYS_INLINE float total_weight(float const* weight, index_t cols) noexcept {
+  return weight == nullptr ? static_cast<float>(cols) : row_sum(cols, [&](index_t c) { return weight[c]; });
+}
+
 }  // namespace detail
 BRAID_NAMESPACE_END
 BRAID_STRICT_FP_END
