@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstring>
+#include <memory>
 #include <vector>
 
 BRAID_NAMESPACE_BEGIN
@@ -46,6 +47,8 @@ struct tensor_channels {
   [[nodiscard]] channel_block block(index_t first, index_t rows, std::vector<std::byte>& scratch) const;
 };
 
+struct tensor_budget;  // cluster/budget.hpp
+
 /// What is the same for all blocks of a tensor.
 struct tensor_context {
   index_t channels = 0;
@@ -55,6 +58,7 @@ struct tensor_context {
   std::vector<double> norms;        ///< lengths of the deltas over the tensor; empty unless the similarity needs them
   std::vector<magnitude_cut> cuts;  ///< one an expert; empty unless pruning cuts over the tensor
   bool allow_nonfinite = false;
+  std::shared_ptr<tensor_budget const> budget;  ///< chooses groups and codes for each channel; null: the method's own
   float const* column_weight = nullptr;  ///< [cols], of the tensor: what an error in a column counts; null: all one
   std::vector<float> root_weight;        ///< square roots of the weights; empty: all one
 };

@@ -3,6 +3,7 @@
 #include <braid/backend/channel_block.hpp>
 #include <braid/backend/cpu/gram.hpp>
 #include <braid/backend/cpu/row_select.hpp>
+#include <braid/cluster/budget.hpp>
 #include <braid/residual/policy.hpp>
 
 #include <memory>
@@ -46,6 +47,9 @@ struct channel_workspace {
   std::vector<std::byte> spare_plane;
   std::vector<float> dots; // lower triangle
   std::vector<double> gram;
+  std::vector<double> delta_gram;  // beside `gram`, which a similarity has normalised
+  std::vector<double> importance;  // [distinct rows]
+  braid::cluster::curve_workspace curve;
   std::vector<std::vector<std::uint32_t>> ranks;  // per expert, [cols]
   row_workspace select;
 };
