@@ -26,7 +26,8 @@ BRAID_NAMESPACE_BEGIN
 ///   4. `Residual` stores, in a few bits an element, what each member of such a group lacks. With `residual.sweeps` > 0
 ///      the shared row then becomes the one that leaves the least squared error, whatever pruning, consensus and lambda
 ///      made of it (for three or more members they give the start of the search). An expert's row is
-///      round(shared row + residual).
+///      round(shared row + residual). With `residual.rank_one` the scale of an element is its row's times its column's;
+///      the scales of the columns are measured over the whole tensor.
 ///
 /// So `groups` = number of experts is lossless, and one group is the plain single-model method of the policies.
 /// The result depends on inputs, names and options alone: not on threads, tiles, instruction set or the order in which
@@ -154,6 +155,10 @@ class channel_merge {
         context.cuts = ops::magnitude_cuts<Backend>{}(be, source, options_.prune.keep_count(source.channels * source.cols));
       }
     }
+    if (options_.residual.rank_one && options_.residual.code != residual_code::none &&
+        options_.groups < static_cast<int>(names.size())) {
+      context.column = ops::column_scales<Backend>{}(be, source);
+    }
     return context;
   }
 
@@ -248,7 +253,7 @@ class channel_merge {
       }
       placed += count;
     }
-    access::place_residuals(out, residuals);
+    access::place_residuals(out, residuals, context.column);
     auto const total = std::accumulate(compared.begin(), compared.end(), index_t{0});
     auto const sum = static_cast<double>(std::accumulate(similarity.begin(), similarity.end(), std::int64_t{0}));
     access::finish(out, placed, total == 0 ? 1.0 : sum / merged_block::similarity_unit / static_cast<double>(total));

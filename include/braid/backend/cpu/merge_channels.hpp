@@ -34,6 +34,7 @@ struct merge_channels<cpu, Prune, Similarity, Cluster, Consensus, Residual> {
     out.extra_rows = 0;
     detail::distinct_rows distinct;
     std::array<int, max_experts> group;  // of each distinct row
+    detail::residual_columns const columns(context, work);
     for (index_t row = 0; row < block.rows; ++row) {
       detail::find_distinct(block, row, context.cols, work, distinct);
       int const used = cluster_channel(context, block, row, distinct, group, out, work);
@@ -46,7 +47,7 @@ struct merge_channels<cpu, Prune, Similarity, Cluster, Consensus, Residual> {
       for (int g = 0; g < used; ++g) {
         std::byte* const to = g == 0 ? out.group_zero + static_cast<std::size_t>(row) * row_bytes
                                      : out.extra + static_cast<std::size_t>(out.extra_rows++) * row_bytes;
-        write_group(context, block, row, distinct, label, group, g, to, out, work);
+        write_group(context, columns, block, row, distinct, label, group, g, to, out, work);
       }
       if (residual.code != residual_code::none) { end_residuals(context, experts, out, work); }
     }
@@ -157,7 +158,7 @@ struct merge_channels<cpu, Prune, Similarity, Cluster, Consensus, Residual> {
   };
 
   /// A group of one distinct row is copied bit for bit; others are merged over all their experts.
-  void write_group(tensor_context const& context, channel_block const& block, index_t row,
+  void write_group(tensor_context const& context, detail::residual_columns const& columns, channel_block const& block, index_t row,
                    detail::distinct_rows const& distinct, std::uint8_t const* label,
                    std::array<int, max_experts> const& group, int g, std::byte* to, merged_block& out,
                    detail::channel_workspace& work) const {
@@ -183,7 +184,7 @@ struct merge_channels<cpu, Prune, Similarity, Cluster, Consensus, Residual> {
     // Refining the shared row starts from the members themselves where there are two of them.
     bool const used = residual.code == residual_code::none || residual.sweeps == 0 || rows.count > 2;
     if (used) { detail::merge_group(prune, consensus, lambda, context, block, row, member.data(), n, to, work); }
-    if (residual.code != residual_code::none) { code_group(context, block, row, distinct, rows, label, g, to, out, work); }
+    if (residual.code != residual_code::none) { code_group(context, columns, block, row, distinct, rows, label, g, to, out, work); }
   }
 
   /// Codes of a channel: none, until a group of several rows says otherwise.
@@ -196,7 +197,7 @@ struct merge_channels<cpu, Prune, Similarity, Cluster, Consensus, Residual> {
   }
 
   /// The residuals of one group, into the workspace's places of its experts.
-  void code_group(tensor_context const& context, channel_block const& block, index_t row,
+  void code_group(tensor_context const& context, detail::residual_columns const& columns, channel_block const& block, index_t row,
                   detail::distinct_rows const& distinct, group_rows const& rows, std::uint8_t const* label, int g,
                   std::byte* to, merged_block& out, detail::channel_workspace& work) const {
     auto const plane = static_cast<std::size_t>(residual_bytes(residual.code, context.cols));
@@ -204,7 +205,7 @@ struct merge_channels<cpu, Prune, Similarity, Cluster, Consensus, Residual> {
     std::size_t const experts = block.experts.size();
     std::byte* const coded = work.planes.data() + experts * plane;  // the second half: in the order of the group
     bfloat16* const scale = work.scales.data() + experts * scales;
-    detail::residual_group<Residual>(residual, context, block, row, work)
+    detail::residual_group<Residual>(residual, columns, block, row, context.cols, work)
         .code(rows.expert.data(), rows.weight.data(), rows.count, to, coded, scale);
     residual_code* const code = out.residual->code.data() + out.residual->code.size() - experts;
     for (std::size_t e = 0; e < experts; ++e) {
