@@ -74,6 +74,14 @@ struct measure_curves {
                 "<braid/cuda.cuh> for braid::cuda");
 };
 
+/// How the distances of the experts from their mean are spread over the columns of a tensor.
+template <class Backend>
+struct column_scales {
+  static_assert(always_false<Backend>,
+                "braid: this backend has no column_scales; include <braid/braid.hpp> for braid::cpu, or, in a .cu file, "
+                "<braid/cuda.cuh> for braid::cuda");
+};
+
 }  // namespace ops
 
 BRAID_NAMESPACE_END

@@ -61,6 +61,7 @@ struct tensor_context {
   std::shared_ptr<tensor_budget const> budget;  ///< chooses groups and codes for each channel; null: the method's own
   float const* column_weight = nullptr;  ///< [cols], of the tensor: what an error in a column counts; null: all one
   std::vector<float> root_weight;        ///< square roots of the weights; empty: all one
+  std::vector<bfloat16> column;          ///< [cols], scales of the residuals' columns; empty: all one
 };
 
 /// A block's residuals: channel by channel, in a channel expert by expert, nothing for rows without one.

@@ -51,7 +51,8 @@ inline float budget_price(storage_budget const& budget, cluster::budget_histogra
 ///   4. `Residual` stores, in a few bits an element, what each member of such a group lacks. With `residual.sweeps` > 0
 ///      the shared row then becomes the one that leaves the least squared error, whatever pruning, consensus and lambda
 ///      made of it (for three or more members they give the start of the search). An expert's row is
-///      round(shared row + residual).
+///      round(shared row + residual). With `residual.rank_one` the scale of an element is its row's times its column's;
+///      the scales of the columns are measured over the whole tensor.
 ///
 /// With a `budget`, the number of groups and the residual's code are chosen for each channel, so that the squared error
 /// is least for the bytes of the whole model (cluster/budget.hpp). In memory the budget is that of the tensor. Costs
@@ -238,6 +239,10 @@ class channel_merge {
         context.cuts = ops::magnitude_cuts<Backend>{}(be, source, options_.prune.keep_count(source.channels * source.cols));
       }
     }
+    if (options_.residual.rank_one && codes_anything(options_.residual) &&
+        (has_budget() || options_.groups < static_cast<int>(source.experts.size()))) {
+      context.column = ops::column_scales<Backend>{}(be, source);
+    }
   }
 
   /// A tensor in memory is a model of its own.
@@ -336,7 +341,7 @@ class channel_merge {
       }
       placed += count;
     }
-    access::place_residuals(out, residuals);
+    access::place_residuals(out, residuals, context.column);
     auto const total = std::accumulate(compared.begin(), compared.end(), index_t{0});
     auto const sum = static_cast<double>(std::accumulate(similarity.begin(), similarity.end(), std::int64_t{0}));
     access::finish(out, placed, total == 0 ? 1.0 : sum / merged_block::similarity_unit / static_cast<double>(total));

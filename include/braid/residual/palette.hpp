@@ -13,6 +13,7 @@ struct palette {
   static constexpr std::string_view name = "palette";
   static constexpr residual_code code = residual_code::none;
   static constexpr int sweeps = 0;
+  bool rank_one = false;
 
   /// The codes that may be chosen beside none. The trellis codes are the best for their bits, and slow to find.
   residual_code_list allowed{residual_code::sign1, residual_code::ternary, residual_code::sign2, residual_code::sign3};

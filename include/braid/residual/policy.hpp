@@ -10,6 +10,7 @@ BRAID_NAMESPACE_BEGIN
 /// One thread's memory for encoding.
 struct residual_workspace {
   std::vector<float> left;              ///< [cols] at least
+  std::vector<float> weight;
   std::vector<std::uint8_t> decisions;  ///< for a search that has to find its way back
 };
 
@@ -22,6 +23,7 @@ concept residual_policy =
       { r.name } -> std::convertible_to<std::string_view>;
       { r.code } -> std::convertible_to<residual_code>;
       { r.sweeps } -> std::convertible_to<int>;   // refinements of the shared row; 0: it stays as it was merged
+      { r.rank_one } -> std::convertible_to<bool>;  // the scale of an element: its row's times its column's
       // x [cols], finite; weight [cols], finite and >= 0, or null for all one: minimises sum weight[c] * error[c]^2
       r.encode(x, weight, cols, plane, scale, work);
     };

@@ -41,6 +41,9 @@ struct channel_workspace {
   aligned_floats target;   // [cols], what a residual has to encode
   aligned_floats member_rows;   // [members, cols]
   aligned_floats member_codes;  // [members, cols], decoded residuals
+  aligned_floats divided;       // [cols], a target less the columns' scales
+  aligned_floats column_scale;   // [cols]
+  aligned_floats column_weight;  // [cols]
   residual_workspace residual;
   std::vector<std::byte> planes;  // [experts, plane]: one channel's residuals
   std::vector<bfloat16> scales;   // [experts, scales]

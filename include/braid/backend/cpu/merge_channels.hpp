@@ -35,6 +35,7 @@ struct merge_channels<cpu, Prune, Similarity, Cluster, Consensus, Residual> {
     detail::distinct_rows distinct;
     std::array<int, max_experts> group;  // of each distinct row
     bool const may_code = codes_anything(residual);
+    detail::residual_columns const columns(context, work);
     for (index_t row = 0; row < block.rows; ++row) {
       detail::find_distinct(block, row, context.cols, work, distinct);
       residual_code code = residual.code;
@@ -48,7 +49,7 @@ struct merge_channels<cpu, Prune, Similarity, Cluster, Consensus, Residual> {
       for (int g = 0; g < used; ++g) {
         std::byte* const to = g == 0 ? out.group_zero + static_cast<std::size_t>(row) * row_bytes
                                      : out.extra + static_cast<std::size_t>(out.extra_rows++) * row_bytes;
-        write_group(context, block, row, distinct, label, group, g, code, to, out, work);
+        write_group(context, columns, block, row, distinct, label, group, g, code, to, out, work);
       }
       if (may_code) { end_residuals(context, code, experts, out, work); }
     }
@@ -159,7 +160,7 @@ struct merge_channels<cpu, Prune, Similarity, Cluster, Consensus, Residual> {
   };
 
   /// A group of one distinct row is copied bit for bit; others are merged over all their experts.
-  void write_group(tensor_context const& context, channel_block const& block, index_t row,
+  void write_group(tensor_context const& context, detail::residual_columns const& columns, channel_block const& block, index_t row,
                    detail::distinct_rows const& distinct, std::uint8_t const* label,
                    std::array<int, max_experts> const& group, int g, residual_code code, std::byte* to,
                    merged_block& out, detail::channel_workspace& work) const {
@@ -187,7 +188,7 @@ struct merge_channels<cpu, Prune, Similarity, Cluster, Consensus, Residual> {
     with_code(residual, code, [&](auto const& policy) {
       // Refining the shared row starts from the members themselves where there are two of them.
       if (policy.sweeps == 0 || rows.count > 2) { merge(); }
-      code_group(policy, context, block, row, distinct, rows, label, g, to, out, work);
+      code_group(policy, context, columns, block, row, distinct, rows, label, g, to, out, work);
     });
   }
 
@@ -203,15 +204,15 @@ struct merge_channels<cpu, Prune, Similarity, Cluster, Consensus, Residual> {
 
   /// The residuals of one group, into the workspace's places of its experts.
   template <class Policy>
-  static void code_group(Policy const& policy, tensor_context const& context, channel_block const& block, index_t row,
-                         detail::distinct_rows const& distinct, group_rows const& rows, std::uint8_t const* label, int g,
+  static void code_group(Policy const& policy, tensor_context const& context, detail::residual_columns const& columns,
+                         channel_block const& block, index_t row, detail::distinct_rows const& distinct, group_rows const& rows, std::uint8_t const* label, int g,
                          std::byte* to, merged_block& out, detail::channel_workspace& work) {
     auto const plane = static_cast<std::size_t>(residual_bytes(policy.code, context.cols));
     auto const scales = static_cast<std::size_t>(residual_scales(policy.code));
     std::size_t const experts = block.experts.size();
     std::byte* const coded = work.planes.data() + experts * plane;  // the second half: in the order of the group
     bfloat16* const scale = work.scales.data() + experts * scales;
-    detail::residual_group<Policy>(policy, context, block, row, work)
+    detail::residual_group<Policy>(policy, columns, block, row, context.cols, work)
         .code(rows.expert.data(), rows.weight.data(), rows.count, to, coded, scale);
     residual_code* const code = out.residual->code.data() + out.residual->code.size() - experts;
     for (std::size_t e = 0; e < experts; ++e) {
