@@ -52,6 +52,7 @@ struct tensor_context {
   std::vector<tensor_key> keys;     ///< one an expert: keys random pruning
   std::vector<double> norms;        ///< lengths of the deltas over the tensor; empty unless the similarity needs them
   std::vector<magnitude_cut> cuts;  ///< one an expert; empty unless pruning cuts over the tensor
+  std::vector<bfloat16> column;     ///< [cols] scales of the residuals' columns; empty: ones
   bool allow_nonfinite = false;
 };
 
@@ -60,6 +61,12 @@ struct residual_block {
   std::vector<std::byte> planes;
   std::vector<bfloat16> scales;
   std::vector<residual_code> code;  ///< [rows, experts]
+
+  void clear() noexcept {
+    planes.clear();
+    scales.clear();
+    code.clear();
+  }
 };
 
 /// The merged block. The caller provides the room.

@@ -2,7 +2,7 @@
 
 #include <braid/backend/channel_block.hpp>
 #include <braid/core/error.hpp>
-#include <braid/residual/code.hpp>
+#include <braid/residual/apply.hpp>
 
 #include <algorithm>
 #include <cstring>
@@ -28,7 +28,7 @@ struct expert_view {
 
 /// A merged tensor in memory: a pool of rows and an index. The pool holds group 0 of every channel, channel by channel,
 /// then the further groups' rows, channel by channel. The index [experts, channels] says which group an expert is in.
-/// With residuals, an expert's row is round(row of the pool + decoded residual).
+/// With residuals, an expert's row is round(row of the pool + decoded residual), see `apply_residual`.
 template <storage_element T>
 class grouped_tensor {
  public:
@@ -109,17 +109,13 @@ class grouped_tensor {
                   static_cast<std::size_t>(cols_) * sizeof(T));
     }
     if (code_.empty()) { return; }
-    std::vector<float> residual(static_cast<std::size_t>(cols_));
     std::byte const* plane = planes_.data();
     bfloat16 const* scale = scales_.data();
     for (std::size_t i = 0; i < code_.size(); ++i) {
       residual_code const code = code_[i];
       if (i % names_.size() == expert && code != residual_code::none) {
-        decode_residual(code, plane, scale, cols_, residual.data());
-        T* const row = out.row(static_cast<index_t>(i / names_.size()));
-        for (index_t c = 0; c < cols_; ++c) {
-          row[c] = T(static_cast<float>(row[c]) + residual[static_cast<std::size_t>(c)]);
-        }
+        auto* const row = reinterpret_cast<std::byte*>(out.row(static_cast<index_t>(i / names_.size())));
+        apply_residual(dtype_of<T>, row, code, plane, scale, nullptr, cols_, row);
       }
       plane += residual_bytes(code, cols_);
       scale += residual_scales(code);
