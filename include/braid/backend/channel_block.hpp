@@ -69,6 +69,12 @@ struct residual_block {
   std::vector<std::byte> planes;
   std::vector<bfloat16> scales;
   std::vector<residual_code> code;  ///< [rows, experts]
+
+  void clear() noexcept {
+    planes.clear();
+    scales.clear();
+    code.clear();
+  }
 };
 
 /// The merged block. The caller provides the room.

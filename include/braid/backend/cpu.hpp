@@ -61,6 +61,5 @@ static_assert(backend<cpu>);
 
 BRAID_NAMESPACE_END
 
-#include <braid/backend/cpu/budget_measure.hpp>
 #include <braid/backend/cpu/merge_channels.hpp>
 #include <braid/backend/cpu/tensor_measures.hpp>

@@ -28,7 +28,7 @@ struct expert_view {
 
 /// A merged tensor in memory: a pool of rows and an index. The pool holds group 0 of every channel, channel by channel,
 /// then the further groups' rows, channel by channel. The index [experts, channels] says which group an expert is in.
-/// With residuals, an expert's row is round(row of the pool + column scales * decoded residual).
+/// With residuals, an expert's row is round(row of the pool + column scales * decoded residual), see `apply_residual`.
 template <storage_element T>
 class grouped_tensor {
  public:
@@ -108,17 +108,16 @@ class grouped_tensor {
     if (cols_ == 0) { return; }
     auto const from = rows(expert);
     bool const coded = !code_.empty();
-    std::vector<float> scratch(coded ? static_cast<std::size_t>(cols_) : 0);
     bfloat16 const* const column = column_.empty() ? nullptr : column_.data();
     std::byte const* plane = planes_.data();
     bfloat16 const* scale = scales_.data();
     for (index_t c = 0; c < channels_; ++c) {
       auto const* const shared = reinterpret_cast<std::byte const*>(data() + from[static_cast<std::size_t>(c)] * cols_);
       auto* const row = reinterpret_cast<std::byte*>(out.row(c));
-      if (!coded) { apply_residual(dtype_of<T>, shared, residual_code::none, nullptr, nullptr, nullptr, cols_, row, nullptr); }
+      if (!coded) { apply_residual(dtype_of<T>, shared, residual_code::none, nullptr, nullptr, nullptr, cols_, row); }
       for (std::size_t e = 0; coded && e < names_.size(); ++e) {
         residual_code const code = residual(e, c);
-        if (e == expert) { apply_residual(dtype_of<T>, shared, code, plane, scale, column, cols_, row, scratch.data()); }
+        if (e == expert) { apply_residual(dtype_of<T>, shared, code, plane, scale, column, cols_, row); }
         plane += residual_bytes(code, cols_);
         scale += residual_scales(code);
       }

@@ -5,6 +5,7 @@
 #include <braid/backend/cpu/channel_workspace.hpp>
 #include <braid/backend/cpu/convert.hpp>
 #include <braid/backend/cpu/residual_kernels.hpp>
+#include <braid/residual/decode.hpp>
 #include <braid/residual/policy.hpp>
 
 #include <algorithm>

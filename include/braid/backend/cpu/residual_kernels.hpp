@@ -85,65 +85,22 @@ struct two_errors_body {
 
 /// The largest finite number of a storage type.
 template <class T>
-constexpr float largest() noexcept {
-  if constexpr (std::is_same_v<T, float16>) {
-    return 65504.0f;
-  } else if constexpr (std::is_same_v<T, bfloat16>) {
-    return 0x1.FEp127f;
-  } else if constexpr (std::is_same_v<T, float8_e4m3>) {
-    return 448.0f;
-  } else if constexpr (std::is_same_v<T, float8_e5m2>) {
-    return 57344.0f;
-  } else {
-    return 0x1.FFFFFEp127f;
-  }
-}
-
-/// to = round(shared + column * x), the largest finite number of its sign where that doesn't fit; infinity and NaN of the
-/// shared row stay. Product and sum are rounded. `column` is null for all one.
-template <class T>
-struct add_residual_body {
-  template <int W>
-  BRAID_ALWAYS_INLINE static void run(T const* shared, float const* x, bfloat16 const* column, index_t cols, T* to) noexcept {
-    constexpr float most = largest<T>();
-    index_t c = 0;
-    if constexpr (lane_codec<T, W>::vectorised) {
-      using f32 = typename wide<W>::f32;
-      using u32 = typename wide<W>::u32;
-      for (; c + W <= cols; c += W) {
-        f32 s;
-        f32 r;
-        lane_codec<T, W>::load(shared + c, s);
-        load_lanes<W>(x + c, r);
-        if (column != nullptr) {
-          f32 k;
-          lane_codec<bfloat16, W>::load(column + c, k);
-          r = k * r;
-        }
-        f32 const sum = s + r;
-        f32 const limit = f32{} + most;
-        f32 const below = sum > limit ? limit : sum;
-        f32 const fits = below < -limit ? -limit : below;
-        u32 const finite = (u32)(((u32)s & 0x7F800000u) != 0x7F800000u);
-        lane_codec<T, W>::store((f32)((finite & (u32)fits) | (~finite & (u32)sum)), to + c);
-      }
-    }
-    for (; c < cols; ++c) {
-      float const s = widen_one(shared[c]);
-      float const r = column != nullptr ? static_cast<float>(column[c]) * x[c] : x[c];
-      float const sum = s + r;
-      bool const finite = (bits_as<std::uint32_t>(s) & 0x7F800000u) != 0x7F800000u;
-      to[c] = T(finite && sum > most ? most : finite && sum < -most ? -most : sum);
-    }
-  }
-};
+inline constexpr float largest_finite = 0x1.fffffep127f;
+template <>
+inline constexpr float largest_finite<bfloat16> = 0x1.fep127f;
+template <>
+inline constexpr float largest_finite<float16> = 65504.0f;
+template <>
+inline constexpr float largest_finite<float8_e4m3> = 448.0f;
+template <>
+inline constexpr float largest_finite<float8_e5m2> = 57344.0f;
 
 /// to = round(x), the largest finite number of its sign where a finite x doesn't fit.
 template <class T>
 struct narrow_body {
   template <int W>
   BRAID_ALWAYS_INLINE static void run(float const* x, index_t cols, T* to) noexcept {
-    constexpr float most = largest<T>();
+    constexpr float most = largest_finite<T>;
     index_t c = 0;
     if constexpr (lane_codec<T, W>::vectorised) {
       using f32 = typename wide<W>::f32;

@@ -296,3 +296,5 @@ struct column_scales<cpu> {
 }  // namespace ops
 BRAID_NAMESPACE_END
 BRAID_STRICT_FP_END
+
+#include <braid/backend/cpu/budget_measure.hpp>

@@ -71,14 +71,15 @@ struct write_planes_body {
 };
 
 /// out = the sum, from the left, of the scales with the signs that the planes give them.
+/// @param stride bytes from one plane to the next
 template <int Planes>
 struct read_planes_body {
   template <int W>
-  BRAID_ALWAYS_INLINE static void run(std::byte const* plane, float const* scale, index_t cols, float* out) noexcept {
+  BRAID_ALWAYS_INLINE static void run(std::byte const* plane, index_t stride, float const* scale, index_t cols,
+                                      float* out) noexcept {
     using f32 = typename wide<W>::f32;
     using u32 = typename wide<W>::u32;
     constexpr int group = 16;
-    index_t const stride = (cols + 7) / 8;
     u32 place;
     for (int l = 0; l < W; ++l) { place[l] = 1u << l; }
     u32 size[static_cast<std::size_t>(Planes)];
