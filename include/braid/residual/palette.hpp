@@ -26,6 +26,13 @@ struct palette {
 
   [[nodiscard]] residual_code_list const& codes() const noexcept { return allowed; }
 
+  /// Into the description of a merge.
+  template <class Json>
+  void describe(Json& j) const {
+    j["codes"] = Json::array();
+    for (residual_code const c : allowed) { j["codes"].push_back(std::string(name_of(c))); }
+  }
+
   /// Calls `f` with the policy of a code.
   template <class F>
   void with(residual_code chosen, F const& f) const {
