@@ -28,7 +28,7 @@ struct expert_view {
 
 /// A merged tensor in memory: a pool of rows and an index. The pool holds group 0 of every channel, channel by channel,
 /// then the further groups' rows, channel by channel. The index [experts, channels] says which group an expert is in.
-/// With residuals, an expert's row is round(row of the pool + column scales * decoded residual).
+/// With residuals, an expert's row is round(row of the pool + column scales * decoded residual), see `apply_residual`.
 template <storage_element T>
 class grouped_tensor {
  public:
@@ -107,21 +107,21 @@ class grouped_tensor {
     }
     if (cols_ == 0) { return; }
     auto const from = rows(expert);
-    bool const coded = !code_.empty();
-    std::vector<float> scratch(coded ? static_cast<std::size_t>(cols_) : 0);
-    bfloat16 const* const column = column_.empty() ? nullptr : column_.data();
+    for (index_t c = 0; c < channels_; ++c) {
+      std::memcpy(static_cast<void*>(out.row(c)), data() + from[static_cast<std::size_t>(c)] * cols_,
+                  static_cast<std::size_t>(cols_) * sizeof(T));
+    }
+    if (code_.empty()) { return; }
     std::byte const* plane = planes_.data();
     bfloat16 const* scale = scales_.data();
-    for (index_t c = 0; c < channels_; ++c) {
-      auto const* const shared = reinterpret_cast<std::byte const*>(data() + from[static_cast<std::size_t>(c)] * cols_);
-      auto* const row = reinterpret_cast<std::byte*>(out.row(c));
-      if (!coded) { apply_residual(dtype_of<T>, shared, residual_code::none, nullptr, nullptr, nullptr, cols_, row, nullptr); }
-      for (std::size_t e = 0; coded && e < names_.size(); ++e) {
-        residual_code const code = residual(e, c);
-        if (e == expert) { apply_residual(dtype_of<T>, shared, code, plane, scale, column, cols_, row, scratch.data()); }
-        plane += residual_bytes(code, cols_);
-        scale += residual_scales(code);
+    for (std::size_t i = 0; i < code_.size(); ++i) {
+      residual_code const code = code_[i];
+      if (i % names_.size() == expert && code != residual_code::none) {
+        auto* const row = reinterpret_cast<std::byte*>(out.row(static_cast<index_t>(i / names_.size())));
+        apply_residual(dtype_of<T>, row, code, plane, scale, column_.empty() ? nullptr : column_.data(), cols_, row);
       }
+      plane += residual_bytes(code, cols_);
+      scale += residual_scales(code);
     }
   }
 
@@ -143,7 +143,7 @@ class grouped_tensor {
   std::vector<residual_code> code_;  // [channels, experts], or empty
   std::vector<std::byte> planes_;
   std::vector<bfloat16> scales_;
-  std::vector<bfloat16> column_;
+  std::vector<bfloat16> column_;  // [cols], or empty
   double similarity_ = 1.0;
 };
 

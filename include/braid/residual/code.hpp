@@ -2,8 +2,7 @@
 
 /// How a row's residual is stored: the numbers of the format (docs/format.md) and the one decoder.
 
-#include <braid/residual/detail/bit_planes.hpp>
-#include <braid/residual/detail/ternary_digits.hpp>
+#include <braid/core/float_types.hpp>
 #include <braid/residual/detail/trellis_table.hpp>
 
 #include <array>
@@ -68,6 +67,12 @@ inline unsigned plane_byte(std::byte const* plane, index_t i) noexcept {
   return std::to_integer<unsigned>(plane[i]);
 }
 
+/// A set bit is minus.
+inline float signed_scale(std::byte const* plane, index_t col, float scale) noexcept {
+  unsigned const bit = plane_byte(plane, col >> 3) >> (col & 7) & 1u;
+  return bit != 0 ? -scale : scale;
+}
+
 template <int Bits>
 void decode_trellis(std::byte const* plane, float scale, index_t cols, float* out) noexcept {
   unsigned state = 0;
@@ -77,13 +82,6 @@ void decode_trellis(std::byte const* plane, float scale, index_t cols, float* ou
     state = (state << Bits | bits) & 255u;
     out[c] = scale * trellis_value<Bits>(state);
   }
-}
-
-template <int Planes>
-void decode_planes(std::byte const* plane, bfloat16 const* scale, index_t cols, float* out) noexcept {
-  float wide_scale[static_cast<std::size_t>(Planes)];
-  for (int p = 0; p < Planes; ++p) { wide_scale[p] = static_cast<float>(scale[p]); }
-  dispatch<read_planes_body<Planes>>(plane, static_cast<float const*>(wide_scale), cols, out);
 }
 
 }  // namespace detail
@@ -97,12 +95,31 @@ inline void decode_residual(residual_code code, std::byte const* plane, bfloat16
     case residual_code::none:
       for (index_t c = 0; c < cols; ++c) { out[c] = 0.0f; }
       return;
-    case residual_code::sign1: detail::decode_planes<1>(plane, scale, cols, out); return;
-    case residual_code::sign2: detail::decode_planes<2>(plane, scale, cols, out); return;
-    case residual_code::sign3: detail::decode_planes<3>(plane, scale, cols, out); return;
-    case residual_code::ternary:
-      detail::dispatch<detail::read_ternary_body>(plane, static_cast<float>(scale[0]), cols, out);
+    case residual_code::sign1:
+    case residual_code::sign2:
+    case residual_code::sign3: {
+      index_t const stride = (cols + 7) / 8;
+      float const first = static_cast<float>(scale[0]);
+      for (index_t c = 0; c < cols; ++c) { out[c] = detail::signed_scale(plane, c, first); }
+      for (int pass = 1; pass < residual_scales(code); ++pass) {
+        float const s = static_cast<float>(scale[pass]);
+        std::byte const* const p = plane + pass * stride;
+        for (index_t c = 0; c < cols; ++c) { out[c] = out[c] + detail::signed_scale(p, c, s); }
+      }
       return;
+    }
+    case residual_code::ternary: {
+      float const s = static_cast<float>(scale[0]);
+      float const digit[3] = {-s, 0.0f, s};
+      for (index_t c = 0; c < cols;) {
+        unsigned five = detail::plane_byte(plane, c / 5);
+        for (int i = 0; i < 5 && c < cols; ++i, ++c) {
+          out[c] = digit[five % 3];
+          five /= 3;
+        }
+      }
+      return;
+    }
     case residual_code::trellis1: detail::decode_trellis<1>(plane, static_cast<float>(scale[0]), cols, out); return;
     case residual_code::trellis2: detail::decode_trellis<2>(plane, static_cast<float>(scale[0]), cols, out); return;
   }

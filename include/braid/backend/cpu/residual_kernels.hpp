@@ -3,6 +3,7 @@
 /// What coding a group's residuals does to whole rows, besides encoding.
 
 #include <braid/backend/cpu/lanes.hpp>
+#include <braid/residual/apply.hpp>
 
 BRAID_STRICT_FP_BEGIN
 BRAID_NAMESPACE_BEGIN
@@ -83,79 +84,20 @@ struct two_errors_body {
   }
 };
 
-/// The largest finite number of a storage type.
-template <class T>
-constexpr float largest() noexcept {
-  if constexpr (std::is_same_v<T, float16>) {
-    return 65504.0f;
-  } else if constexpr (std::is_same_v<T, bfloat16>) {
-    return 0x1.FEp127f;
-  } else if constexpr (std::is_same_v<T, float8_e4m3>) {
-    return 448.0f;
-  } else if constexpr (std::is_same_v<T, float8_e5m2>) {
-    return 57344.0f;
-  } else {
-    return 0x1.FFFFFEp127f;
-  }
-}
-
-/// to = round(shared + column * x), the largest finite number of its sign where that doesn't fit; infinity and NaN of the
-/// shared row stay. Product and sum are rounded. `column` is null for all one.
-template <class T>
-struct add_residual_body {
-  template <int W>
-  BRAID_ALWAYS_INLINE static void run(T const* shared, float const* x, bfloat16 const* column, index_t cols, T* to) noexcept {
-    constexpr float most = largest<T>();
-    index_t c = 0;
-    if constexpr (lane_codec<T, W>::vectorised) {
-      using f32 = typename wide<W>::f32;
-      using u32 = typename wide<W>::u32;
-      for (; c + W <= cols; c += W) {
-        f32 s;
-        f32 r;
-        lane_codec<T, W>::load(shared + c, s);
-        load_lanes<W>(x + c, r);
-        if (column != nullptr) {
-          f32 k;
-          lane_codec<bfloat16, W>::load(column + c, k);
-          r = k * r;
-        }
-        f32 const sum = s + r;
-        f32 const limit = f32{} + most;
-        f32 const below = sum > limit ? limit : sum;
-        f32 const fits = below < -limit ? -limit : below;
-        u32 const finite = (u32)(((u32)s & 0x7F800000u) != 0x7F800000u);
-        lane_codec<T, W>::store((f32)((finite & (u32)fits) | (~finite & (u32)sum)), to + c);
-      }
-    }
-    for (; c < cols; ++c) {
-      float const s = widen_one(shared[c]);
-      float const r = column != nullptr ? static_cast<float>(column[c]) * x[c] : x[c];
-      float const sum = s + r;
-      bool const finite = (bits_as<std::uint32_t>(s) & 0x7F800000u) != 0x7F800000u;
-      to[c] = T(finite && sum > most ? most : finite && sum < -most ? -most : sum);
-    }
-  }
-};
-
 /// to = round(x), the largest finite number of its sign where a finite x doesn't fit.
 template <class T>
 struct narrow_body {
   template <int W>
   BRAID_ALWAYS_INLINE static void run(float const* x, index_t cols, T* to) noexcept {
-    constexpr float most = largest<T>();
+    constexpr float most = largest_finite<T>;
     index_t c = 0;
     if constexpr (lane_codec<T, W>::vectorised) {
       using f32 = typename wide<W>::f32;
-      using u32 = typename wide<W>::u32;
       for (; c + W <= cols; c += W) {
         f32 v;
         load_lanes<W>(x + c, v);
-        f32 const limit = f32{} + most;
-        f32 const below = v > limit ? limit : v;
-        f32 const fits = below < -limit ? -limit : below;
-        u32 const finite = (u32)(((u32)v & 0x7F800000u) != 0x7F800000u);
-        lane_codec<T, W>::store((f32)((finite & (u32)fits) | (~finite & (u32)v)), to + c);
+        clamp_finite<W>(v, most, v);
+        lane_codec<T, W>::store(v, to + c);
       }
     }
     for (; c < cols; ++c) {

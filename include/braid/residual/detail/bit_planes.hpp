@@ -1,6 +1,6 @@
 #pragma once
 
-/// Planes of bits, and the sums of signed scales that they mean. Part of the format (docs/format.md).
+/// Planes of signs. Part of the format (docs/format.md).
 
 #include <braid/backend/cpu/lanes.hpp>
 
@@ -65,50 +65,6 @@ struct write_planes_body {
         for (int p = 0; p < Planes; ++p) {
           plane[p * stride + first / 8 + i] = gather_bits(eight >> p & 0x0101010101010101u);
         }
-      }
-    }
-  }
-};
-
-/// out = the sum, from the left, of the scales with the signs that the planes give them.
-template <int Planes>
-struct read_planes_body {
-  template <int W>
-  BRAID_ALWAYS_INLINE static void run(std::byte const* plane, float const* scale, index_t cols, float* out) noexcept {
-    using f32 = typename wide<W>::f32;
-    using u32 = typename wide<W>::u32;
-    constexpr int group = 16;
-    index_t const stride = (cols + 7) / 8;
-    u32 place;
-    for (int l = 0; l < W; ++l) { place[l] = 1u << l; }
-    u32 size[static_cast<std::size_t>(Planes)];
-    BRAID_UNROLL
-    for (int p = 0; p < Planes; ++p) { size[p] = (u32)(f32{} + scale[p]); }
-    for (index_t c = 0; c < cols; c += group) {
-      unsigned bits[static_cast<std::size_t>(Planes)];
-      for (int p = 0; p < Planes; ++p) {
-        std::byte const* const from = plane + p * stride + c / 8;
-        bits[p] = std::to_integer<unsigned>(from[0]);
-        if (cols - c > 8) { bits[p] |= std::to_integer<unsigned>(from[1]) << 8; }
-      }
-      float last[static_cast<std::size_t>(group)];
-      float* const to = cols - c < group ? last : out + c;
-      for (int first = 0; first < group; first += W) {
-        f32 sum{};
-        BRAID_UNROLL
-        for (int p = 0; p < Planes; ++p) {
-          u32 const set = (u32)(((bits[p] >> first) & place) != 0u);
-          f32 const term = (f32)(size[p] ^ (set & 0x80000000u));
-          if (p == 0) {
-            sum = term;
-          } else {
-            sum = sum + term;
-          }
-        }
-        store_lanes<W>(sum, to + first);
-      }
-      if (to == last) {
-        for (index_t i = 0; c + i < cols; ++i) { out[c + i] = last[i]; }
       }
     }
   }
