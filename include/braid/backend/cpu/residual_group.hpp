@@ -109,7 +109,7 @@ class residual_group {
       x = divided;
     }
     residual_.encode(x, columns_.coded_weight, cols_, plane, scale, work_.residual);
-    decode_residual(residual_.code, plane, scale, cols_, decoded);
+    decode_residual_piece(residual_.code, plane, scale, cols_, 0, static_cast<int>(cols_), decoded);
     if (columns_.scale != nullptr) { dispatch<multiply_columns_body>(columns_.scale, cols_, decoded); }
   }
   void encode_target(int i) { encode_target(plane_of(i), scale_of(i), row_of(coded_, i)); }
