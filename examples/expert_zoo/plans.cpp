@@ -87,7 +87,7 @@ void add_channel_merging(std::vector<plan>& all, int experts, bool ties) {
     auto const list = similarities_for(experts, groups,
                                        {similarity::cosine{}, similarity::euclidean{}, similarity::balanced{}, similarity::sign{}});
     for (any const& s : list) {
-      std::string const label = k_name(groups) + (ties ? " ties" : "");
+      std::string const label = joined(k_name(groups), ties ? "ties" : "mean");
       all.push_back(merging(family, list.size() == 1 ? k_name(groups) : joined(k_name(groups), std::string(s.name)), label,
                             origin::braid, [=](std::uint64_t seed, float) {
                               return channel_merging(experts, groups, ties, s, seed);
@@ -133,40 +133,46 @@ void add_bitdelta(std::vector<plan>& all) {
   }
 }
 
-/// Whole tensors are grouped, by a partition for each or by one for all.
+/// Whole tensors, merged in these groups by the policies of braid's own points.
+outcome in_groups(bench& b, bool ties, std::vector<partition> const& partitions) {
+  recipe one_group;
+  one_group.prune = ties ? pruning::magnitude : pruning::none;
+  one_group.elect_signs = ties;
+  return b.rebuilt(merged_in_groups(merge_of(one_group), b.tensors(), partitions));
+}
+
+/// Each tensor has groups of its own.
 void add_whole_tensors(std::vector<plan>& all, int experts, bool ties) {
   using namespace braid;
-  std::string const consensus = ties ? "ties" : "mean";
-  auto const in_groups = [=](bench& b, std::vector<partition> const& partitions) {
-    recipe one_group;
-    one_group.prune = ties ? pruning::magnitude : pruning::none;
-    one_group.elect_signs = ties;
-    return b.rebuilt(merged_in_groups(merge_of(one_group), b.tensors(), partitions));
-  };
   for (int groups = 2; groups < experts; ++groups) {
+    std::string const k = joined(k_name(groups), ties ? "ties" : "mean");
     for (any const& s : {any(similarity::cosine{}), any(similarity::balanced{})}) {
-      plan p{"partition per tensor, " + consensus, joined(k_name(groups), std::string(s.name)),
-             k_name(groups) + " per tensor" + (ties ? ", ties" : ""), origin::rival, false, {1.0f}, {}};
+      plan p{"partition per tensor", joined(k, std::string(s.name)), joined(k, "per tensor"), origin::rival, false, {1.0f}, {}};
       p.measure = [=](bench& b, std::uint64_t seed, float) {
-        return in_groups(b, partition_per_tensor(clustering_for(experts, seed), s, b.tensors(), groups));
+        return in_groups(b, ties, partition_per_tensor(clustering_for(experts, seed), s, b.tensors(), groups));
       };
       all.push_back(p);
     }
   }
+}
+
+/// All tensors have the same groups: those that the whole deltas suggest, or random ones.
+void add_whole_models(std::vector<plan>& all, int experts, bool ties) {
+  using namespace braid;
   for (int groups = 2; groups < experts; ++groups) {
-    plan p{"one partition for the model, " + consensus, joined(k_name(groups), "balanced"),
-           k_name(groups) + " per model" + (ties ? ", ties" : ""), origin::rival, false, {1.0f}, {}};
+    std::string const k = joined(k_name(groups), ties ? "ties" : "mean");
+    plan p{"partition of the model", joined(k, "balanced"), joined(k, "whole"), origin::rival, false, {1.0f}, {}};
     p.measure = [=](bench& b, std::uint64_t seed, float) {
-      return in_groups(b, partition_of_model(clustering_for(experts, seed), similarity::balanced{}, b.tensors(), groups));
+      return in_groups(b, ties, partition_of_model(clustering_for(experts, seed), similarity::balanced{}, b.tensors(), groups));
     };
     all.push_back(p);
     if (groups > 3) { continue; }
-    p.name = joined(k_name(groups), "random");
+    p.name = joined(k, "random");
     p.label.clear();
     p.origin = origin::control;
     p.random = true;
     p.measure = [=](bench& b, std::uint64_t seed, float) {
-      return in_groups(b, partition_of_model(cluster::random{.seed = seed}, similarity::cosine{}, b.tensors(), groups));
+      return in_groups(b, ties, partition_of_model(cluster::random{.seed = seed}, similarity::cosine{}, b.tensors(), groups));
     };
     all.push_back(p);
   }
@@ -174,8 +180,8 @@ void add_whole_tensors(std::vector<plan>& all, int experts, bool ties) {
 
 void add_random_rows(std::vector<plan>& all, int experts, bool ties) {
   for (int groups = 2; groups <= 3 && groups < experts; ++groups) {
-    plan p = merging(ties ? "random rows, ties" : "random rows, mean", k_name(groups),
-                     k_name(groups) + " random" + (ties ? ", ties" : ""), origin::control,
+    std::string const k = joined(k_name(groups), ties ? "ties" : "mean");
+    plan p = merging("random rows", k, joined(k, "random"), origin::control,
                      [=](std::uint64_t seed, float) {
                        recipe r = channel_merging(experts, groups, ties, braid::similarity::cosine{}, seed);
                        r.cluster = braid::cluster::random{.seed = seed};
@@ -197,10 +203,9 @@ std::vector<plan> frontier_plans(int experts) {
   add_residuals(all, experts);
   add_budgets(all, experts);
   add_bitdelta(all);
-  for (bool const ties : {false, true}) {
-    add_whole_tensors(all, experts, ties);
-    add_random_rows(all, experts, ties);
-  }
+  for (bool const ties : {false, true}) { add_whole_tensors(all, experts, ties); }
+  for (bool const ties : {false, true}) { add_whole_models(all, experts, ties); }
+  for (bool const ties : {false, true}) { add_random_rows(all, experts, ties); }
   return all;
 }
 

@@ -19,7 +19,7 @@ namespace detail {
 /// number of wrong answers by equal factors, since all that matters happens between 0.9 and 1.
 class chart_scale {
  public:
-  static constexpr double width = 1000.0;
+  static constexpr double width = 960.0;
   static constexpr double height = 640.0;
   static constexpr box plot{70.0, 64.0, 770.0, 570.0};
 
@@ -157,7 +157,11 @@ inline std::string to_svg(frontier const& f) {
   }
   std::sort(front.begin(), front.end(), [](auto const* a, auto const* b) { return a->stored < b->stored; });
   std::string line;
-  for (auto const* p : front) { line += number(scale.x(p->stored)) + "," + number(scale.y(p->mean())) + " "; }
+  for (std::size_t i = 0; i < front.size(); ++i) {  // steps: between two points one has the lower of the two
+    std::string const x = number(scale.x(front[i]->stored));
+    if (i > 0) { line += x + "," + number(scale.y(front[i - 1]->mean())) + " "; }
+    line += x + "," + number(scale.y(front[i]->mean())) + " ";
+  }
   svg += "<polyline class=\"front\" points=\"" + line + "\"/>\n";
 
   std::vector<chart_label> labels;
