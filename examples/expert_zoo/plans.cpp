@@ -12,7 +12,7 @@ using braid::similarity::any;
 
 /// One sweep for all single-model methods: the merged delta is the (sign-elected) mean of the experts' deltas times one of
 /// these. Task arithmetic's own lambda, which scales the sum, is this one divided by the number of experts.
-std::vector<float> const sweep{0.2f, 0.4f, 0.6f, 0.8f, 1.0f, 1.5f, 2.0f, 3.0f};
+std::vector<float> const sweep{0.1f, 0.2f, 0.3f, 0.4f, 0.6f, 0.8f, 1.0f, 1.5f, 2.0f, 3.0f};
 
 std::string k_name(int groups) { return "K = " + std::to_string(groups); }
 
@@ -98,7 +98,7 @@ void add_channel_merging(std::vector<plan>& all, int experts, bool ties) {
 
 void add_residuals(std::vector<plan>& all, int experts) {
   using namespace braid;
-  std::vector<residual::any> const codes{residual::sign_bits<1>{}, residual::trellis<1>{},   residual::ternary{},
+  std::vector<residual::any> const codes{residual::sign_bits<1>{}, residual::trellis<1>{}, residual::ternary{},
                                          residual::sign_bits<2>{}, residual::trellis<2>{}, residual::sign_bits<3>{}};
   for (int groups = 1; groups <= 3 && groups < experts; ++groups) {
     for (auto const& code : codes) {
@@ -116,9 +116,27 @@ void add_residuals(std::vector<plan>& all, int experts) {
   }
 }
 
-/// Merges that are given a size instead of a number of groups: family "budget", origin braid, a plan for each of
-/// budgets such as 0.27, 0.3, 0.35, 0.4, 0.5, 0.6. There is none yet: channel_merge takes no budget.
-void add_budgets(std::vector<plan>&, int /*experts*/) {}
+/// THE PLACE for merges that are given a size instead of a number of groups: family "budgets", origin braid, a plan for
+/// each of 0.27, 0.3, 0.35, 0.4, 0.5, 0.6. There is none, since channel_merge takes no budget.
+void budget_points(std::vector<plan>& /*all*/, int /*experts*/) {}
+
+/// braid's codes for what BitDelta codes, each expert's delta from the base: what is left of braid's advantage is then
+/// due to the shared row. A merge with lambda = 0 leaves the base, and without sweeps it stays that.
+void add_coded_deltas(std::vector<plan>& all) {
+  using namespace braid;
+  std::vector<residual::any> const codes{residual::sign_bits<1>{.sweeps = 0}, residual::trellis<1>{.sweeps = 0},
+                                         residual::ternary{.sweeps = 0},      residual::sign_bits<2>{.sweeps = 0},
+                                         residual::trellis<2>{.sweeps = 0},   residual::sign_bits<3>{.sweeps = 0}};
+  for (auto const& code : codes) {
+    std::string const name = "base + " + std::string(code.name);
+    all.push_back(merging("base and coded deltas", name, name, origin::control, [code](std::uint64_t, float) {
+      recipe r;
+      r.residual = code;
+      r.lambda = 0.0f;
+      return r;
+    }));
+  }
+}
 
 void add_bitdelta(std::vector<plan>& all) {
   for (int passes = 1; passes <= 2; ++passes) {
@@ -161,11 +179,14 @@ void add_whole_models(std::vector<plan>& all, int experts, bool ties) {
   using namespace braid;
   for (int groups = 2; groups < experts; ++groups) {
     std::string const k = joined(k_name(groups), ties ? "ties" : "mean");
-    plan p{"partition of the model", joined(k, "balanced"), joined(k, "whole"), origin::rival, false, {1.0f}, {}};
-    p.measure = [=](bench& b, std::uint64_t seed, float) {
-      return in_groups(b, ties, partition_of_model(clustering_for(experts, seed), similarity::balanced{}, b.tensors(), groups));
-    };
-    all.push_back(p);
+    plan p{"partition of the model", "", joined(k, "whole"), origin::rival, false, {1.0f}, {}};
+    for (any const& s : {any(similarity::cosine{}), any(similarity::balanced{})}) {
+      p.name = joined(k, std::string(s.name));
+      p.measure = [=](bench& b, std::uint64_t seed, float) {
+        return in_groups(b, ties, partition_of_model(clustering_for(experts, seed), s, b.tensors(), groups));
+      };
+      all.push_back(p);
+    }
     if (groups > 3) { continue; }
     p.name = joined(k, "random");
     p.label.clear();
@@ -201,8 +222,9 @@ std::vector<plan> frontier_plans(int experts) {
   add_channel_merging(all, experts, false);
   add_channel_merging(all, experts, true);
   add_residuals(all, experts);
-  add_budgets(all, experts);
+  budget_points(all, experts);
   add_bitdelta(all);
+  add_coded_deltas(all);
   for (bool const ties : {false, true}) { add_whole_tensors(all, experts, ties); }
   for (bool const ties : {false, true}) { add_whole_models(all, experts, ties); }
   for (bool const ties : {false, true}) { add_random_rows(all, experts, ties); }

@@ -42,7 +42,7 @@ auto with_merge(recipe const& r, Use const& use) {
 
 std::string recipe::key(int experts) const {
   std::string k = std::to_string(static_cast<int>(prune)) + (elect_signs ? " ties" : " mean") + " K" +
-                  std::to_string(groups) + " " + std::string(residual.name) + " " + std::to_string(lambda) + " " +
+                  std::to_string(groups) + " " + std::string(residual.name) + " " + std::to_string(residual.sweeps) + " " + std::to_string(lambda) + " " +
                   std::to_string(density);
   bool const clusters = groups > 1 && groups < experts;
   if (clusters) { k += " " + std::string(cluster.name) + " " + std::string(similarity.name); }

@@ -157,15 +157,21 @@ inline std::string to_svg(frontier const& f) {
   }
   std::sort(front.begin(), front.end(), [](auto const* a, auto const* b) { return a->stored < b->stored; });
   std::string line;
+  std::vector<box> taken;  // by the line and by markers
   for (std::size_t i = 0; i < front.size(); ++i) {  // steps: between two points one has the lower of the two
     std::string const x = number(scale.x(front[i]->stored));
-    if (i > 0) { line += x + "," + number(scale.y(front[i - 1]->mean())) + " "; }
+    if (i > 0) {
+      line += x + "," + number(scale.y(front[i - 1]->mean())) + " ";
+      box const corner{scale.x(front[i - 1]->stored), scale.y(front[i]->mean()), scale.x(front[i]->stored),
+                       scale.y(front[i - 1]->mean())};
+      taken.push_back({corner.left, corner.bottom - 2, corner.right, corner.bottom + 2});
+      taken.push_back({corner.right - 2, corner.top, corner.right + 2, corner.bottom});
+    }
     line += x + "," + number(scale.y(front[i]->mean())) + " ";
   }
   svg += "<polyline class=\"front\" points=\"" + line + "\"/>\n";
 
   std::vector<chart_label> labels;
-  std::vector<box> markers;
   std::string dots;
   for (auto const& p : f.points) {
     family_style const style = style_of(family_of(p));
@@ -177,7 +183,7 @@ inline std::string to_svg(frontier const& f) {
     }
     dots += "<g><title>" + escaped(p.family + ": " + p.name) + ", accuracy " + fixed(p.mean(), 3) + ", stored " +
             fixed(p.stored, 3) + "</title>" + marker(x, y, style, p.front ? 5.0 : 4.0) + "</g>\n";
-    markers.push_back({x - 4, y - 4, x + 4, y + 4});
+    taken.push_back({x - 4, y - 4, x + 4, y + 4});
     if (!p.label.empty()) { labels.push_back({x, y, p.label, p.front}); }
   }
   // Those of the front first; of equal names the best is written.
@@ -185,7 +191,7 @@ inline std::string to_svg(frontier const& f) {
     return a.important != b.important ? a.important : a.y < b.y;
   });
   std::string names;
-  for (placed_label const& l : placed(labels, markers, chart_scale::plot)) {
+  for (placed_label const& l : placed(labels, taken, chart_scale::plot)) {
     if (l.far) {
       names += "<line class=\"leader\" x1=\"" + number(l.from_x) + "\" y1=\"" + number(l.from_y) + "\" x2=\"" +
                number(l.to_x) + "\" y2=\"" + number(l.to_y) + "\"/>\n";
