@@ -23,6 +23,7 @@
 #include <braid/prune/magprune.hpp>
 #include <braid/prune/none.hpp>
 #include <braid/residual/any.hpp>
+#include <braid/residual/palette.hpp>
 #include <braid/similarity/any.hpp>
 #include <braid/similarity/balanced.hpp>
 #include <braid/similarity/cosine.hpp>

@@ -20,8 +20,9 @@ struct run_options {
 /// Merges checkpoints: reads base and experts tensor by tensor, streams blocks of channels through `method`, and writes
 /// a grouped checkpoint (docs/format.md) that appears at `out` when it is complete, or not at all.
 ///
-/// Memory: a few megabytes a thread plus the index, whatever the size of the model; mapped input pages are given back
-/// as soon as they have been used. The same inputs, names and options give the same bytes.
+/// Memory: a few megabytes a thread plus the index (with residuals their scales, too), whatever the size of the model;
+/// mapped input pages are given back as soon as they have been used. Packed residuals wait for their place in the files
+/// in a temporary file beside the output, which is gone when the merge ends, however it does. The same inputs, names and options give the same bytes.
 /// @param method   such as a `channel_merge`
 /// @param base     the model that the experts were trained from
 /// @param experts  named by `checkpoint::name()`; their order doesn't matter

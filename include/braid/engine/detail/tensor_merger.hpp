@@ -16,6 +16,8 @@ class tensor_merger {
   virtual ~tensor_merger() = default;
   [[nodiscard]] virtual int groups() const = 0;
   [[nodiscard]] virtual bool allow_nonfinite() const = 0;
+  /// The residual codes that rows may get.
+  [[nodiscard]] virtual std::vector<residual_code> residuals() const = 0;
   /// Whole-tensor measures.
   [[nodiscard]] virtual tensor_context prepare(std::string_view tensor, std::vector<std::string> const& names,
                                                tensor_channels const& source) const = 0;
@@ -31,6 +33,7 @@ class method_merger final : public tensor_merger {
   method_merger(Method const& method, backend_type const& be) : method_(method), backend_(be) {}
   [[nodiscard]] int groups() const override { return method_.settings().groups; }
   [[nodiscard]] bool allow_nonfinite() const override { return method_.settings().allow_nonfinite; }
+  [[nodiscard]] std::vector<residual_code> residuals() const override { return {method_.settings().residual.code}; }
   [[nodiscard]] tensor_context prepare(std::string_view tensor, std::vector<std::string> const& names,
                                        tensor_channels const& source) const override {
     return method_.prepare(backend_, tensor, names, source);
