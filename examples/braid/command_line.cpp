@@ -33,6 +33,7 @@ void add_output_options(CLI::App& app, std::string& max_shard_size, bool& overwr
 void add_method_options(CLI::App& app, merge_arguments& args) {
   std::string const method = "Method";
   app.add_option("--preset", args.preset,
+                 "best: --groups 1 --residual ternary;\n"
                  "dare_cm: --prune dare --density 0.7 --consensus sum --lambda 0.5;\n"
                  "ties_cm: the same with --prune magnitude --consensus ties-sum.\n"
                  "Options given besides win over the preset's")

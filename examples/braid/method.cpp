@@ -17,6 +17,7 @@ struct settings {
   std::string similarity = "cosine";
   std::string cluster = "exact";
   std::string consensus = "mean";
+  std::string residual;  ///< empty: none, or what a budget chooses
   int groups = 2;
   float lambda = 1.0f;
 };
@@ -33,7 +34,8 @@ settings settings_of(Method const& preset) {
   auto const& o = preset.settings();
   settings s;
   s.prune = spelled(o.prune.name);
-  s.density = o.prune.density;
+  if constexpr (requires { o.prune.density; }) { s.density = o.prune.density; }
+  if (o.residual.code != braid::residual_code::none) { s.residual = name_of(o.residual.code); }
   s.similarity = spelled(o.similarity.name);
   s.cluster = spelled(o.cluster.name);
   s.consensus = spelled(o.consensus.name);
@@ -47,7 +49,8 @@ settings defaults_of(std::optional<std::string> const& preset) {
   std::string const name = spelled(*preset);
   if (name == "dare-cm") { return settings_of(braid::presets::make_dare_cm()); }
   if (name == "ties-cm") { return settings_of(braid::presets::make_ties_cm()); }
-  throw braid::argument_error("--preset '" + printable(*preset) + "' is unknown; choose dare_cm or ties_cm");
+  if (name == "best") { return settings_of(braid::presets::make_best()); }
+  throw braid::argument_error("--preset '" + printable(*preset) + "' is unknown; choose best, dare_cm or ties_cm");
 }
 
 /// The policy of that name among the alternatives of a variant.
@@ -96,12 +99,12 @@ braid::residual_code code_named(std::string const& name) {
 }
 
 /// One code for all channels, or those among which a budget chooses.
-void choose_residual(merge_arguments const& args, merge_method& m) {
+void choose_residual(merge_arguments const& args, std::string const& preset, merge_method& m) {
   bool const chooses = m.budget.stored > 0.0;
   m.residuals = chooses;
-  if (args.residual) {
+  std::string const all = args.residual.value_or(preset);
+  if (!all.empty()) {
     braid::residual_code_list codes;
-    std::string const& all = *args.residual;
     for (std::size_t begin = 0; begin <= all.size();) {
       std::size_t const end = std::min(all.find(',', begin), all.size());
       braid::residual_code const code = code_named(all.substr(begin, end - begin));
@@ -300,7 +303,7 @@ chosen_method choose_method(merge_arguments const& args) {
   m.cluster = std::visit([](auto const& policy) { return braid::cluster::any(policy); }, cluster);
   m.consensus = policy_named<any_consensus>("--consensus", s.consensus);
   m.budget = choose_budget(args);
-  choose_residual(args, m);
+  choose_residual(args, s.residual, m);
   m.groups = s.groups;
   m.lambda = s.lambda;
   m.allow_nonfinite = args.allow_nonfinite;
