@@ -3,6 +3,8 @@
 #include "support/catch.hpp"
 #include "support/residuals.hpp"
 
+#include <braid/residual/expected_error.hpp>
+
 namespace braid_test {
 
 TEST_CASE("a residual code loses the share of a Gaussian row's energy that theory gives it") {
@@ -165,6 +167,30 @@ TEST_CASE("residuals bring every expert nearer, and refining the shared row near
       double const refined = lost(merged(r, 1, experts, base, channels, cols), experts);
       CHECK(once < 0.45 * plain);
       CHECK(refined < 0.9 * once);
+    }
+  }
+}
+
+TEST_CASE("the error that is expected of a group is what Gaussian deltas leave") {
+  index_t const cols = 2048;
+  std::vector<float> const base(static_cast<std::size_t>(3 * cols), 0.0f);
+  for (std::size_t n : {std::size_t{2}, std::size_t{3}, std::size_t{5}, std::size_t{6}}) {
+    std::vector<std::vector<float>> experts;
+    for (std::size_t e = 0; e < n; ++e) { experts.push_back(gaussian(base.size(), static_cast<unsigned>(100 * n + e))); }
+    auto const members = static_cast<int>(n);
+    double const plain = lost(merged(residual::none{}, 1, experts, base, 3, cols), experts);
+    CHECK(expected_residual_error(residual_code::none, members) == 1.0);
+    for (auto const& r : all_residuals()) {
+      INFO(r.name << ", " << n << " experts");
+      double const share = lost(merged(r, 1, experts, base, 3, cols), experts) / plain;
+      CHECK(share == Catch::Approx(expected_residual_error(r.code, members)).epsilon(0.08));
+    }
+  }
+  for (auto const& r : all_residuals()) {
+    CHECK(expected_residual_error(r.code, 1) == 0.0);
+    for (int n = 3; n < 40; ++n) {
+      CHECK(expected_residual_error(r.code, n) > expected_residual_error(r.code, n - 1));
+      CHECK(expected_residual_error(r.code, n) < squared_error(gaussian(4096, 5), encoded(r, gaussian(4096, 5)).value) / 3900.0);
     }
   }
 }
