@@ -33,12 +33,13 @@ struct arguments {
   bool files = false;
   std::string from;
   std::string moments;
+  std::string use_moments;
   int moment_prompts = 32;
 };
 
 zoo::frontier frontier_of(arguments const& args) {
   if (args.from.empty()) {
-    return zoo::measure_frontier(args.zoo, {args.rows, args.seed, {args.prompts, args.hold_out}, args.files});
+    return zoo::measure_frontier(args.zoo, {args.rows, args.seed, {args.prompts, args.hold_out}, args.files, args.use_moments});
   }
   std::ifstream in(args.from, std::ios::binary);
   if (!in) { throw braid::io_error(args.from + ": can't be read; --from takes what --json wrote"); }
@@ -84,6 +85,9 @@ int main(int argc, char** argv) {
   app.add_option("--svg", args.svg, "draw the frontier")->type_name("FILE")->needs(frontier);
   app.add_option("--markdown", args.markdown, "write the frontier's table in Markdown")->type_name("FILE")->needs(frontier);
   app.add_option("--from", args.from, "measure nothing: take the figures that --json wrote")->type_name("FILE")->needs(frontier);
+  app.add_option("--column-weights", args.use_moments, "moments that --moments wrote: merge with them too, hold their prompts out")
+      ->type_name("FILE")
+      ->needs(frontier);
   app.add_flag("--files", args.files, "merge through checkpoints on disk instead of memory")->needs(frontier);
 
   auto* const moments = app.add_option("--moments", args.moments, "only write second moments of the inputs of merged weights");

@@ -37,7 +37,9 @@ outcome bench::merged(recipe const& r) {
   std::string const key = r.key(zoo_.experts());
   auto const found = known_.find(key);
   if (found != known_.end()) { return found->second; }
-  outcome o = through_files_ ? merged_on_disk(r) : rebuilt(merged_by(merge_of(r), tensors_));
+  // braid::run takes neither a budget nor column weights; in memory a budget is each tensor's own.
+  bool const on_disk = through_files_ && r.budget == 0.0 && !r.column_weights;
+  outcome o = on_disk ? merged_on_disk(r) : rebuilt(merged_by(merge_of(r), tensors_));
   return known_.emplace(key, std::move(o)).first->second;
 }
 

@@ -61,7 +61,8 @@ struct plan {
   std::function<outcome(bench&, std::uint64_t seed, float lambda)> measure;
 };
 
-/// All plans for a zoo of so many experts, family by family.
-std::vector<plan> frontier_plans(int experts);
+/// All plans for a zoo, family by family.
+/// @param column_weights null, or what merges are measured with once more
+std::vector<plan> frontier_plans(zoo_tensors const& zoo, std::shared_ptr<moments const> const& column_weights);
 
 }  // namespace zoo

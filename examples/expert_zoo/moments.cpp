@@ -40,8 +40,7 @@ void write_input_moments(std::string const& dir, std::string const& file, int pr
   }
   write_moments(file, m);
   std::cout << "Moments of " << m.of.size() << " weights on " << prompts << " prompts of each of "
-            << questions.tasks.size() << " tasks; hold these prompts out (--hold-out " << prompts
-            << ") where the moments are used.\n";
+            << questions.tasks.size() << " tasks; --frontier --column-weights FILE holds these prompts out.\n";
 }
 
 }  // namespace zoo

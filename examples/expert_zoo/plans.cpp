@@ -96,10 +96,22 @@ void add_channel_merging(std::vector<plan>& all, int experts, bool ties) {
   }
 }
 
+/// All residual codes, by rising size.
+/// @param sweeps  negative: as many as each code's default
+std::vector<braid::residual::any> residual_codes(bool rank_one, int sweeps = -1) {
+  using namespace braid;
+  auto const with = [&](auto code) -> residual::any {
+    code.rank_one = rank_one;
+    if (sweeps >= 0) { code.sweeps = sweeps; }
+    return code;
+  };
+  return {with(residual::sign_bits<1>{}), with(residual::trellis<1>{}), with(residual::ternary{}),
+          with(residual::sign_bits<2>{}), with(residual::trellis<2>{}), with(residual::sign_bits<3>{})};
+}
+
 void add_residuals(std::vector<plan>& all, int experts) {
   using namespace braid;
-  std::vector<residual::any> const codes{residual::sign_bits<1>{}, residual::trellis<1>{}, residual::ternary{},
-                                         residual::sign_bits<2>{}, residual::trellis<2>{}, residual::sign_bits<3>{}};
+  auto const codes = residual_codes(false);
   for (int groups = 1; groups <= 3 && groups < experts; ++groups) {
     for (auto const& code : codes) {
       auto const list = similarities_for(experts, groups, {similarity::cosine{}, similarity::balanced{}});
@@ -116,18 +128,60 @@ void add_residuals(std::vector<plan>& all, int experts) {
   }
 }
 
-/// THE PLACE for merges that are given a size instead of a number of groups: family "budgets", origin braid, a plan for
-/// each of 0.27, 0.3, 0.35, 0.4, 0.5, 0.6. There is none, since channel_merge takes no budget.
-void budget_points(std::vector<plan>& /*all*/, int /*experts*/) {}
+/// One group with residuals whose scales are those of rows times those of columns.
+void add_rank_one(std::vector<plan>& all, std::string const& family, std::string const& ending,
+                  std::shared_ptr<moments const> const& column_weights) {
+  for (bool const rank_one : {false, true}) {
+    if (!rank_one && !column_weights) { continue; }
+    for (auto const& code : residual_codes(rank_one)) {
+      std::string const name = k_name(1) + " + " + std::string(code.name) + (rank_one ? ", rank one" : "");
+      all.push_back(merging(family, name, name + ending, origin::braid, [=](std::uint64_t, float) {
+        recipe r;
+        r.residual = code;
+        r.column_weights = column_weights;
+        return r;
+      }));
+    }
+  }
+}
+
+/// THE PLACE for merges that are given a size instead of a number of groups. Sizes are those of the whole checkpoint; what
+/// the tensors that aren't merged leave of one, each merged tensor gets its share of, since in memory a budget is that of
+/// a tensor.
+void budget_points(std::vector<plan>& all, zoo_tensors const& zoo, std::shared_ptr<moments const> const& column_weights) {
+  int const experts = static_cast<int>(zoo.experts());
+  double merged = 0.0;  // bytes of the merged tensors of all experts
+  double least = static_cast<double>(zoo.kept_bytes);  // a row a channel, index, codes
+  for (auto const& t : zoo.merged) {
+    double const rows = static_cast<double>(t.rows);
+    double const bytes = 2.0 * rows * static_cast<double>(t.cols);
+    merged += experts * bytes;
+    least += bytes + 2.0 * experts * rows;
+  }
+  auto const whole = static_cast<double>(zoo.expert_bytes);
+  for (bool const trellis : {false, true}) {
+    for (int const percent : {15, 17, 20, 22, 25, 28, 30, 33, 36, 40, 50}) {
+      double const size = percent / 100.0;
+      // From what is possible to little more than two models.
+      if (size * whole < 1.02 * least || size > 2.5 / experts) { continue; }
+      std::string const name = "budget " + std::to_string(size).substr(0, 4) + (trellis ? ", trellis" : "");
+      double const share = (size * whole - static_cast<double>(zoo.kept_bytes)) / merged;
+      all.push_back(merging(column_weights ? "budgets, weighted" : "budgets", name, name + (column_weights ? ", weighted" : ""),
+                            origin::braid, [=](std::uint64_t seed, float) {
+                              recipe r = channel_merging(experts, experts, false, braid::similarity::balanced{}, seed);
+                              r.budget = share;
+                              r.trellis = trellis;
+                              r.column_weights = column_weights;
+                              return r;
+                            }));
+    }
+  }
+}
 
 /// braid's codes for what BitDelta codes, each expert's delta from the base: what is left of braid's advantage is then
 /// due to the shared row. A merge with lambda = 0 leaves the base, and without sweeps it stays that.
 void add_coded_deltas(std::vector<plan>& all) {
-  using namespace braid;
-  std::vector<residual::any> const codes{residual::sign_bits<1>{.sweeps = 0}, residual::trellis<1>{.sweeps = 0},
-                                         residual::ternary{.sweeps = 0},      residual::sign_bits<2>{.sweeps = 0},
-                                         residual::trellis<2>{.sweeps = 0},   residual::sign_bits<3>{.sweeps = 0}};
-  for (auto const& code : codes) {
+  for (auto const& code : residual_codes(false, 0)) {
     std::string const name = "base + " + std::string(code.name);
     all.push_back(merging("base and coded deltas", name, name, origin::control, [code](std::uint64_t, float) {
       recipe r;
@@ -215,14 +269,20 @@ void add_random_rows(std::vector<plan>& all, int experts, bool ties) {
 
 }  // namespace
 
-std::vector<plan> frontier_plans(int experts) {
+std::vector<plan> frontier_plans(zoo_tensors const& zoo, std::shared_ptr<moments const> const& column_weights) {
+  int const experts = static_cast<int>(zoo.experts());
   std::vector<plan> all;
   add_references(all);
   add_single_models(all);
   add_channel_merging(all, experts, false);
   add_channel_merging(all, experts, true);
   add_residuals(all, experts);
-  budget_points(all, experts);
+  add_rank_one(all, "residuals, rank one", "", nullptr);
+  budget_points(all, zoo, nullptr);
+  if (column_weights) {
+    add_rank_one(all, "residuals, weighted", ", weighted", column_weights);
+    budget_points(all, zoo, column_weights);
+  }
   add_bitdelta(all);
   add_coded_deltas(all);
   for (bool const ties : {false, true}) { add_whole_tensors(all, experts, ties); }
