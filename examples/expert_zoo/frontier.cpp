@@ -120,7 +120,8 @@ frontier measure_frontier(std::string const& dir, frontier_options const& option
   for (plan const& p : plans) {
     if (p.family != family) {
       family = p.family;
-      std::cout << '\n' << family << std::string(width + 2 - std::min(width + 2, family.size()), ' ')
+      std::cout << '\n'
+                << family << std::string(width + 2 - std::min(width + 2, family.size()), ' ')
                 << "    stored  accuracy\n";
     }
     std::cout << "  " << p.name << std::string(width - p.name.size(), ' ') << std::flush;

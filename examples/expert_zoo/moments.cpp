@@ -23,8 +23,8 @@ void write_input_moments(std::string const& dir, std::string const& file, int pr
     std::vector<prompt> const last(all.end() - prompts, all.end());
     braid::checkpoint const& expert = zoo.models().experts[n];
     auto const config = llama_config::from_json(expert.config(), (expert.path() / "config.json").string());
-    auto const own = input_moments(config, weights_of(expert), questions.symbols, last,
-                                   answer_limits(questions.symbols, last));
+    auto const own =
+        input_moments(config, weights_of(expert), questions.symbols, last, answer_limits(questions.symbols, last));
     for (auto const& [name, values] : own) {
       auto& sum = mean[name];
       sum.resize(values.size());

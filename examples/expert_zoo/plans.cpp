@@ -1,6 +1,6 @@
-/// The points of the frontier, family by family. A rival or a control gets the same policies, the same prompts and, where
-/// it is random, as many seeds as braid's own points; single-model methods, which braid's points do without, get the best
-/// of a sweep.
+/// The points of the frontier, family by family. A rival or a control gets the same policies, the same prompts and,
+/// where it is random, as many seeds as braid's own points; single-model methods, which braid's points do without, get
+/// the best of a sweep.
 
 #include "measure.hpp"
 
@@ -10,8 +10,8 @@ namespace {
 
 using braid::similarity::any;
 
-/// One sweep for all single-model methods: the merged delta is the (sign-elected) mean of the experts' deltas times one of
-/// these. Task arithmetic's own lambda, which scales the sum, is this one divided by the number of experts.
+/// One sweep for all single-model methods: the merged delta is the (sign-elected) mean of the experts' deltas times one
+/// of these. Task arithmetic's own lambda, which scales the sum, is this one divided by the number of experts.
 std::vector<float> const sweep{0.1f, 0.2f, 0.3f, 0.4f, 0.6f, 0.8f, 1.0f, 1.5f, 2.0f, 3.0f};
 
 std::string k_name(int groups) { return "K = " + std::to_string(groups); }
@@ -43,10 +43,12 @@ void add_single_models(std::vector<plan>& all) {
     bool elect_signs;
     bool random;
   };
-  static constexpr method methods[] = {
-      {"task arithmetic", pruning::none, false, false}, {"TIES", pruning::magnitude, true, false},
-      {"DARE", pruning::dare, false, true},             {"DARE + TIES", pruning::dare, true, true},
-      {"DELLA, mean", pruning::magprune, false, true},  {"DELLA", pruning::magprune, true, true}};
+  static constexpr method methods[] = {{"task arithmetic", pruning::none, false, false},
+                                       {"TIES", pruning::magnitude, true, false},
+                                       {"DARE", pruning::dare, false, true},
+                                       {"DARE + TIES", pruning::dare, true, true},
+                                       {"DELLA, mean", pruning::magprune, false, true},
+                                       {"DELLA", pruning::magprune, true, true}};
   for (method const& m : methods) {
     plan p = merging("one model", m.name, m.name, origin::rival, [m](std::uint64_t seed, float lambda) {
       recipe r;
@@ -84,14 +86,13 @@ void add_channel_merging(std::vector<plan>& all, int experts, bool ties) {
   std::string const family = ties ? "channel merging, ties" : "channel merging, mean";
   // A group for each expert is lossless whatever the consensus.
   for (int groups = 1; groups <= (ties ? experts - 1 : experts); ++groups) {
-    auto const list = similarities_for(experts, groups,
-                                       {similarity::cosine{}, similarity::euclidean{}, similarity::balanced{}, similarity::sign{}});
+    auto const list = similarities_for(
+        experts, groups, {similarity::cosine{}, similarity::euclidean{}, similarity::balanced{}, similarity::sign{}});
     for (any const& s : list) {
       std::string const label = joined(k_name(groups), ties ? "ties" : "mean");
-      all.push_back(merging(family, list.size() == 1 ? k_name(groups) : joined(k_name(groups), std::string(s.name)), label,
-                            origin::braid, [=](std::uint64_t seed, float) {
-                              return channel_merging(experts, groups, ties, s, seed);
-                            }));
+      all.push_back(merging(
+          family, list.size() == 1 ? k_name(groups) : joined(k_name(groups), std::string(s.name)), label, origin::braid,
+          [=](std::uint64_t seed, float) { return channel_merging(experts, groups, ties, s, seed); }));
     }
   }
 }
@@ -145,12 +146,13 @@ void add_rank_one(std::vector<plan>& all, std::string const& family, std::string
   }
 }
 
-/// THE PLACE for merges that are given a size instead of a number of groups. Sizes are those of the whole checkpoint; what
-/// the tensors that aren't merged leave of one, each merged tensor gets its share of, since in memory a budget is that of
-/// a tensor.
-void budget_points(std::vector<plan>& all, zoo_tensors const& zoo, std::shared_ptr<moments const> const& column_weights) {
+/// THE PLACE for merges that are given a size instead of a number of groups. Sizes are those of the whole checkpoint;
+/// what the tensors that aren't merged leave of one, each merged tensor gets its share of, since in memory a budget is
+/// that of a tensor.
+void budget_points(std::vector<plan>& all, zoo_tensors const& zoo,
+                   std::shared_ptr<moments const> const& column_weights) {
   int const experts = static_cast<int>(zoo.experts());
-  double merged = 0.0;  // bytes of the merged tensors of all experts
+  double merged = 0.0;                                 // bytes of the merged tensors of all experts
   double least = static_cast<double>(zoo.kept_bytes);  // a row a channel, index, codes
   for (auto const& t : zoo.merged) {
     double const rows = static_cast<double>(t.rows);
@@ -166,8 +168,8 @@ void budget_points(std::vector<plan>& all, zoo_tensors const& zoo, std::shared_p
       if (size * whole < 1.02 * least || size > 2.5 / experts) { continue; }
       std::string const name = "budget " + std::to_string(size).substr(0, 4) + (trellis ? ", trellis" : "");
       double const share = (size * whole - static_cast<double>(zoo.kept_bytes)) / merged;
-      all.push_back(merging(column_weights ? "budgets, weighted" : "budgets", name, name + (column_weights ? ", weighted" : ""),
-                            origin::braid, [=](std::uint64_t seed, float) {
+      all.push_back(merging(column_weights ? "budgets, weighted" : "budgets", name,
+                            name + (column_weights ? ", weighted" : ""), origin::braid, [=](std::uint64_t seed, float) {
                               recipe r = channel_merging(experts, experts, false, braid::similarity::balanced{}, seed);
                               r.budget = share;
                               r.trellis = trellis;
@@ -195,8 +197,10 @@ void add_coded_deltas(std::vector<plan>& all) {
 void add_bitdelta(std::vector<plan>& all) {
   for (int passes = 1; passes <= 2; ++passes) {
     for (bool const rows : {false, true}) {
-      std::string const name = "BitDelta" + std::string(passes == 2 ? " twice" : "") + ", a scale a " + (rows ? "row" : "tensor");
-      plan p{"BitDelta, untrained", name, passes == 2 ? "BitDelta twice" : "BitDelta", origin::rival, false, {1.0f}, {}};
+      std::string const name =
+          "BitDelta" + std::string(passes == 2 ? " twice" : "") + ", a scale a " + (rows ? "row" : "tensor");
+      plan p{
+          "BitDelta, untrained", name, passes == 2 ? "BitDelta twice" : "BitDelta", origin::rival, false, {1.0f}, {}};
       p.measure = [passes, rows](bench& b, std::uint64_t, float) {
         return b.rebuilt(rebuilt_by(bitdelta{passes, rows}, b.tensors()));
       };
@@ -219,7 +223,13 @@ void add_whole_tensors(std::vector<plan>& all, int experts, bool ties) {
   for (int groups = 2; groups < experts; ++groups) {
     std::string const k = joined(k_name(groups), ties ? "ties" : "mean");
     for (any const& s : {any(similarity::cosine{}), any(similarity::balanced{})}) {
-      plan p{"partition per tensor", joined(k, std::string(s.name)), joined(k, "per tensor"), origin::rival, false, {1.0f}, {}};
+      plan p{"partition per tensor",
+             joined(k, std::string(s.name)),
+             joined(k, "per tensor"),
+             origin::rival,
+             false,
+             {1.0f},
+             {}};
       p.measure = [=](bench& b, std::uint64_t seed, float) {
         return in_groups(b, ties, partition_per_tensor(clustering_for(experts, seed), s, b.tensors(), groups));
       };
@@ -247,7 +257,8 @@ void add_whole_models(std::vector<plan>& all, int experts, bool ties) {
     p.origin = origin::control;
     p.random = true;
     p.measure = [=](bench& b, std::uint64_t seed, float) {
-      return in_groups(b, ties, partition_of_model(cluster::random{.seed = seed}, similarity::cosine{}, b.tensors(), groups));
+      return in_groups(b, ties,
+                       partition_of_model(cluster::random{.seed = seed}, similarity::cosine{}, b.tensors(), groups));
     };
     all.push_back(p);
   }
@@ -256,12 +267,11 @@ void add_whole_models(std::vector<plan>& all, int experts, bool ties) {
 void add_random_rows(std::vector<plan>& all, int experts, bool ties) {
   for (int groups = 2; groups <= 3 && groups < experts; ++groups) {
     std::string const k = joined(k_name(groups), ties ? "ties" : "mean");
-    plan p = merging("random rows", k, joined(k, "random"), origin::control,
-                     [=](std::uint64_t seed, float) {
-                       recipe r = channel_merging(experts, groups, ties, braid::similarity::cosine{}, seed);
-                       r.cluster = braid::cluster::random{.seed = seed};
-                       return r;
-                     });
+    plan p = merging("random rows", k, joined(k, "random"), origin::control, [=](std::uint64_t seed, float) {
+      recipe r = channel_merging(experts, groups, ties, braid::similarity::cosine{}, seed);
+      r.cluster = braid::cluster::random{.seed = seed};
+      return r;
+    });
     p.random = true;
     all.push_back(p);
   }

@@ -8,26 +8,37 @@ namespace zoo {
 
 namespace {
 
-/// Calls `use` with the channel_merge that the recipe means. Every pair of pruning and consensus is compiled for itself,
-/// so only those that the frontier has are listed; residuals go with the plainest one.
+/// Calls `use` with the channel_merge that the recipe means. Every pair of pruning and consensus is compiled for
+/// itself, so only those that the frontier has are listed; residuals go with the plainest one.
 template <class Use>
 auto with_merge(recipe const& r, Use const& use) {
   using namespace braid;
   auto const of = [&](auto prune, auto consensus, auto residual) {
-    using merge = channel_merge<cpu, decltype(prune), similarity::any, cluster::any, decltype(consensus), decltype(residual)>;
-    return use(merge{{.prune = prune, .similarity = r.similarity, .cluster = r.cluster, .consensus = consensus,
-                      .residual = residual, .groups = r.groups, .budget = {.stored = r.budget}, .lambda = r.lambda}});
+    using merge =
+        channel_merge<cpu, decltype(prune), similarity::any, cluster::any, decltype(consensus), decltype(residual)>;
+    return use(merge{{.prune = prune,
+                      .similarity = r.similarity,
+                      .cluster = r.cluster,
+                      .consensus = consensus,
+                      .residual = residual,
+                      .groups = r.groups,
+                      .budget = {.stored = r.budget},
+                      .lambda = r.lambda}});
   };
   if (r.budget > 0.0) {
     residual::palette palette;
-    if (r.trellis) { palette.allowed = {residual_code::trellis1, residual_code::ternary, residual_code::trellis2, residual_code::sign3}; }
+    if (r.trellis) {
+      palette.allowed = {residual_code::trellis1, residual_code::ternary, residual_code::trellis2,
+                         residual_code::sign3};
+    }
     return of(prune::none{}, consensus::mean{}, palette);
   }
   residual::none const no_residual;
   if (r.prune == pruning::none && !r.elect_signs) { return of(prune::none{}, consensus::mean{}, r.residual); }
   if (r.residual.code != residual_code::none || r.prune == pruning::none) {
-    throw argument_error("this program elects signs with pruning only, and has residuals with prune::none and "
-                         "consensus::mean only");
+    throw argument_error(
+        "this program elects signs with pruning only, and has residuals with prune::none and "
+        "consensus::mean only");
   }
   if (r.prune == pruning::magnitude && r.elect_signs) {
     return of(prune::magnitude{.density = r.density}, consensus::ties{}, no_residual);
@@ -47,8 +58,8 @@ auto with_merge(recipe const& r, Use const& use) {
 
 std::string recipe::key(int experts) const {
   std::string k = std::to_string(static_cast<int>(prune)) + (elect_signs ? " ties" : " mean") + " K" +
-                  std::to_string(groups) + " " + std::string(residual.name) + " " + std::to_string(residual.sweeps) + " " + std::to_string(lambda) + " " +
-                  std::to_string(density);
+                  std::to_string(groups) + " " + std::string(residual.name) + " " + std::to_string(residual.sweeps) +
+                  " " + std::to_string(lambda) + " " + std::to_string(density);
   if (residual.rank_one) { k += " rank one"; }
   if (column_weights) { k += " weighted"; }
   if (budget > 0.0) { k += " budget " + std::to_string(budget) + (trellis ? " trellis" : ""); }

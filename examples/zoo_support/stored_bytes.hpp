@@ -6,6 +6,7 @@
 #include <braid/engine/merge_plan.hpp>
 #include <braid/method/grouped_tensor.hpp>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <span>
