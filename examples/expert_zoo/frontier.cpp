@@ -83,8 +83,7 @@ std::string cells(frontier_point const& p) {
   return line;
 }
 
-std::vector<plan> wanted_plans(int experts, std::string const& pattern) {
-  auto plans = frontier_plans(experts);
+std::vector<plan> wanted_plans(std::vector<plan> plans, std::string const& pattern) {
   braid::glob const glob(pattern);
   std::string names;
   for (plan const& p : plans) { names += (names.empty() ? "'" : ", '") + p.family + ": " + p.name + "'"; }
@@ -96,9 +95,15 @@ std::vector<plan> wanted_plans(int experts, std::string const& pattern) {
 }  // namespace
 
 frontier measure_frontier(std::string const& dir, frontier_options const& options) {
-  keeper const zoo(dir, options.prompts);
-  auto const plans = wanted_plans(zoo.experts(), options.points);
+  std::shared_ptr<moments const> weights;
+  prompt_range asked = options.prompts;
+  if (!options.moments.empty()) {
+    weights = std::make_shared<moments>(read_moments(options.moments));
+    asked.held_out = std::max(asked.held_out, static_cast<std::size_t>(weights->prompts));
+  }
+  keeper const zoo(dir, asked);
   bench b(zoo, options.through_files);
+  auto const plans = wanted_plans(frontier_plans(b.tensors(), weights), options.points);
   frontier f;
   f.zoo = dir;
   f.tasks = zoo.tasks();
@@ -115,7 +120,8 @@ frontier measure_frontier(std::string const& dir, frontier_options const& option
   for (plan const& p : plans) {
     if (p.family != family) {
       family = p.family;
-      std::cout << '\n' << family << std::string(width + 2 - std::min(width + 2, family.size()), ' ')
+      std::cout << '\n'
+                << family << std::string(width + 2 - std::min(width + 2, family.size()), ' ')
                 << "    stored  accuracy\n";
     }
     std::cout << "  " << p.name << std::string(width - p.name.size(), ' ') << std::flush;

@@ -18,9 +18,7 @@ std::uint64_t tensor_bytes(braid::checkpoint const& model) {
 llama<> model_of(braid::checkpoint const& checkpoint, weight_source const& weights) {
   try {
     return {llama_config::from_json(checkpoint.config(), (checkpoint.path() / "config.json").string()), weights};
-  } catch (braid::shape_error const& e) {
-    throw braid::shape_error(checkpoint.path().string() + ": " + e.what());
-  }
+  } catch (braid::shape_error const& e) { throw braid::shape_error(checkpoint.path().string() + ": " + e.what()); }
 }
 
 keeper::keeper(std::filesystem::path const& dir, prompt_range range)

@@ -18,6 +18,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include <fstream>
 #include <iostream>
 
 namespace {
@@ -33,12 +34,14 @@ struct arguments {
   bool files = false;
   std::string from;
   std::string moments;
+  std::string use_moments;
   int moment_prompts = 32;
 };
 
 zoo::frontier frontier_of(arguments const& args) {
   if (args.from.empty()) {
-    return zoo::measure_frontier(args.zoo, {args.rows, args.seed, {args.prompts, args.hold_out}, args.files});
+    return zoo::measure_frontier(args.zoo,
+                                 {args.rows, args.seed, {args.prompts, args.hold_out}, args.files, args.use_moments});
   }
   std::ifstream in(args.from, std::ios::binary);
   if (!in) { throw braid::io_error(args.from + ": can't be read; --from takes what --json wrote"); }
@@ -74,7 +77,8 @@ int main(int argc, char** argv) {
   CLI::App app{"Merges a zoo of experts in several ways and measures what each expert still knows.", "expert_zoo"};
   app.add_option("ZOO_DIR", args.zoo, "holds base, one expert per task, and prompts.json")->type_name("");
   app.add_option("--json", args.json, "also write the figures to this file")->type_name("FILE");
-  app.add_option("--rows", args.rows, "only rows whose name matches this glob, such as '*K=2*'; --frontier: 'FAMILY: NAME'")
+  app.add_option("--rows", args.rows,
+                 "only rows whose name matches this glob, such as '*K=2*'; --frontier: 'FAMILY: NAME'")
       ->type_name("GLOB");
   app.add_option("--seed", args.seed, "for random pruning and random groups (default 0)")->type_name("N");
   app.add_option("--prompts", args.prompts, "ask only the first so many prompts of each task")->type_name("N");
@@ -82,11 +86,20 @@ int main(int argc, char** argv) {
 
   auto* const frontier = app.add_flag("--frontier", args.frontier, "accuracy against bytes, with rivals");
   app.add_option("--svg", args.svg, "draw the frontier")->type_name("FILE")->needs(frontier);
-  app.add_option("--markdown", args.markdown, "write the frontier's table in Markdown")->type_name("FILE")->needs(frontier);
-  app.add_option("--from", args.from, "measure nothing: take the figures that --json wrote")->type_name("FILE")->needs(frontier);
+  app.add_option("--markdown", args.markdown, "write the frontier's table in Markdown")
+      ->type_name("FILE")
+      ->needs(frontier);
+  app.add_option("--from", args.from, "measure nothing: take the figures that --json wrote")
+      ->type_name("FILE")
+      ->needs(frontier);
+  app.add_option("--column-weights", args.use_moments,
+                 "moments that --moments wrote: merge with them too, hold their prompts out")
+      ->type_name("FILE")
+      ->needs(frontier);
   app.add_flag("--files", args.files, "merge through checkpoints on disk instead of memory")->needs(frontier);
 
-  auto* const moments = app.add_option("--moments", args.moments, "only write second moments of the inputs of merged weights");
+  auto* const moments =
+      app.add_option("--moments", args.moments, "only write second moments of the inputs of merged weights");
   moments->type_name("FILE.safetensors")->excludes(frontier);
   app.add_option("--moment-prompts", args.moment_prompts, "of each task, the last so many (default 32)")
       ->type_name("N")

@@ -37,7 +37,9 @@ outcome bench::merged(recipe const& r) {
   std::string const key = r.key(zoo_.experts());
   auto const found = known_.find(key);
   if (found != known_.end()) { return found->second; }
-  outcome o = through_files_ ? merged_on_disk(r) : rebuilt(merged_by(merge_of(r), tensors_));
+  // braid::run takes neither a budget nor column weights; in memory a budget is each tensor's own.
+  bool const on_disk = through_files_ && r.budget == 0.0 && !r.column_weights;
+  outcome o = on_disk ? merged_on_disk(r) : rebuilt(merged_by(merge_of(r), tensors_));
   return known_.emplace(key, std::move(o)).first->second;
 }
 
@@ -53,14 +55,15 @@ outcome bench::merged_on_disk(recipe const& r) const {
       return std::any_of(tensors_.merged.begin(), tensors_.merged.end(), [&](auto const& m) { return m.name == name; });
     };
     std::size_t const dot = t.name.starts_with("braid.") ? t.name.find('.', 6) : std::string::npos;
-    std::string_view const tensor = dot == std::string::npos ? std::string_view(t.name) : std::string_view(t.name).substr(dot + 1);
-    std::uint64_t& part = !merges(tensor)               ? bytes.kept
-                          : part_of("braid.group.")     ? bytes.index
-                          : part_of("braid.residual.")  ? bytes.planes
-                          : part_of("braid.scale.")     ? bytes.scales
-                          : part_of("braid.column.")    ? bytes.scales
-                          : part_of("braid.code.")      ? bytes.codes
-                                                        : bytes.rows;
+    std::string_view const tensor =
+        dot == std::string::npos ? std::string_view(t.name) : std::string_view(t.name).substr(dot + 1);
+    std::uint64_t& part = !merges(tensor)              ? bytes.kept
+                          : part_of("braid.group.")    ? bytes.index
+                          : part_of("braid.residual.") ? bytes.planes
+                          : part_of("braid.scale.")    ? bytes.scales
+                          : part_of("braid.column.")   ? bytes.scales
+                          : part_of("braid.code.")     ? bytes.codes
+                                                       : bytes.rows;
     part += t.bytes;
   }
   return {zoo_.rebuilt_from(grouped), bytes, grouped.stored_fraction()};

@@ -24,12 +24,14 @@ struct outcome {
   [[nodiscard]] double mean() const;
 };
 
-/// A zoo in memory, ready to be merged and asked. Remembers what it has measured, so that two points which are one merge
-/// cost one.
+/// A zoo in memory, ready to be merged and asked. Remembers what it has measured, so that two points which are one
+/// merge cost one.
 class bench {
  public:
   bench(keeper const& zoo, bool through_files)
-      : zoo_(zoo), tensors_(zoo_tensors::load(zoo.models().base, zoo.models().experts)), through_files_(through_files) {}
+      : zoo_(zoo),
+        tensors_(zoo_tensors::load(zoo.models().base, zoo.models().experts)),
+        through_files_(through_files) {}
 
   [[nodiscard]] keeper const& zoo() const noexcept { return zoo_; }
   [[nodiscard]] zoo_tensors const& tensors() const noexcept { return tensors_; }
@@ -56,12 +58,13 @@ struct plan {
   std::string name;
   std::string label;
   zoo::origin origin = origin::reference;
-  bool random = false;               // the mean over five seeds
+  bool random = false;                  // the mean over five seeds
   std::vector<float> lambdas = {1.0f};  // more than one: the one that gives the best mean accuracy at the first seed
   std::function<outcome(bench&, std::uint64_t seed, float lambda)> measure;
 };
 
-/// All plans for a zoo of so many experts, family by family.
-std::vector<plan> frontier_plans(int experts);
+/// All plans for a zoo, family by family.
+/// @param column_weights null, or what merges are measured with once more
+std::vector<plan> frontier_plans(zoo_tensors const& zoo, std::shared_ptr<moments const> const& column_weights);
 
 }  // namespace zoo

@@ -105,8 +105,9 @@ struct row {
 
 /// All rows whose names match.
 std::vector<row> wanted_rows(int experts, table_options const& options) {
-  std::vector<row> rows{{"unmerged", [](keeper const& zoo) { return result{{}, zoo.unmerged(), 1.0, 0.0}; }},
-                        {"base alone", [](keeper const& zoo) { return result{{}, zoo.base(), zoo.base_fraction(), 0.0}; }}};
+  std::vector<row> rows{
+      {"unmerged", [](keeper const& zoo) { return result{{}, zoo.unmerged(), 1.0, 0.0}; }},
+      {"base alone", [](keeper const& zoo) { return result{{}, zoo.base(), zoo.base_fraction(), 0.0}; }}};
   for (method const& m : methods(experts)) {
     rows.push_back({m.name, [m, seed = options.seed](keeper const& zoo) { return merged(zoo, m, seed); }});
   }

@@ -23,8 +23,8 @@ void write_input_moments(std::string const& dir, std::string const& file, int pr
     std::vector<prompt> const last(all.end() - prompts, all.end());
     braid::checkpoint const& expert = zoo.models().experts[n];
     auto const config = llama_config::from_json(expert.config(), (expert.path() / "config.json").string());
-    auto const own = input_moments(config, weights_of(expert), questions.symbols, last,
-                                   answer_limits(questions.symbols, last));
+    auto const own =
+        input_moments(config, weights_of(expert), questions.symbols, last, answer_limits(questions.symbols, last));
     for (auto const& [name, values] : own) {
       auto& sum = mean[name];
       sum.resize(values.size());
@@ -40,8 +40,7 @@ void write_input_moments(std::string const& dir, std::string const& file, int pr
   }
   write_moments(file, m);
   std::cout << "Moments of " << m.of.size() << " weights on " << prompts << " prompts of each of "
-            << questions.tasks.size() << " tasks; hold these prompts out (--hold-out " << prompts
-            << ") where the moments are used.\n";
+            << questions.tasks.size() << " tasks; --frontier --column-weights FILE holds these prompts out.\n";
 }
 
 }  // namespace zoo

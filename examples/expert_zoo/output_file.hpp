@@ -11,7 +11,8 @@
 namespace zoo {
 
 [[noreturn]] inline void refuse_file(std::string const& file, std::string const& option) {
-  throw braid::io_error(file + ": can't be written; give " + option + " a file in a directory that exists and is yours");
+  throw braid::io_error(file + ": can't be written; give " + option +
+                        " a file in a directory that exists and is yours");
 }
 
 /// Throws now where `write_file` would throw later because of the directory. An empty name is fine.

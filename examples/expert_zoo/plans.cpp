@@ -1,6 +1,6 @@
-/// The points of the frontier, family by family. A rival or a control gets the same policies, the same prompts and, where
-/// it is random, as many seeds as braid's own points; single-model methods, which braid's points do without, get the best
-/// of a sweep.
+/// The points of the frontier, family by family. A rival or a control gets the same policies, the same prompts and,
+/// where it is random, as many seeds as braid's own points; single-model methods, which braid's points do without, get
+/// the best of a sweep.
 
 #include "measure.hpp"
 
@@ -10,8 +10,8 @@ namespace {
 
 using braid::similarity::any;
 
-/// One sweep for all single-model methods: the merged delta is the (sign-elected) mean of the experts' deltas times one of
-/// these. Task arithmetic's own lambda, which scales the sum, is this one divided by the number of experts.
+/// One sweep for all single-model methods: the merged delta is the (sign-elected) mean of the experts' deltas times one
+/// of these. Task arithmetic's own lambda, which scales the sum, is this one divided by the number of experts.
 std::vector<float> const sweep{0.1f, 0.2f, 0.3f, 0.4f, 0.6f, 0.8f, 1.0f, 1.5f, 2.0f, 3.0f};
 
 std::string k_name(int groups) { return "K = " + std::to_string(groups); }
@@ -43,10 +43,12 @@ void add_single_models(std::vector<plan>& all) {
     bool elect_signs;
     bool random;
   };
-  static constexpr method methods[] = {
-      {"task arithmetic", pruning::none, false, false}, {"TIES", pruning::magnitude, true, false},
-      {"DARE", pruning::dare, false, true},             {"DARE + TIES", pruning::dare, true, true},
-      {"DELLA, mean", pruning::magprune, false, true},  {"DELLA", pruning::magprune, true, true}};
+  static constexpr method methods[] = {{"task arithmetic", pruning::none, false, false},
+                                       {"TIES", pruning::magnitude, true, false},
+                                       {"DARE", pruning::dare, false, true},
+                                       {"DARE + TIES", pruning::dare, true, true},
+                                       {"DELLA, mean", pruning::magprune, false, true},
+                                       {"DELLA", pruning::magprune, true, true}};
   for (method const& m : methods) {
     plan p = merging("one model", m.name, m.name, origin::rival, [m](std::uint64_t seed, float lambda) {
       recipe r;
@@ -84,22 +86,33 @@ void add_channel_merging(std::vector<plan>& all, int experts, bool ties) {
   std::string const family = ties ? "channel merging, ties" : "channel merging, mean";
   // A group for each expert is lossless whatever the consensus.
   for (int groups = 1; groups <= (ties ? experts - 1 : experts); ++groups) {
-    auto const list = similarities_for(experts, groups,
-                                       {similarity::cosine{}, similarity::euclidean{}, similarity::balanced{}, similarity::sign{}});
+    auto const list = similarities_for(
+        experts, groups, {similarity::cosine{}, similarity::euclidean{}, similarity::balanced{}, similarity::sign{}});
     for (any const& s : list) {
       std::string const label = joined(k_name(groups), ties ? "ties" : "mean");
-      all.push_back(merging(family, list.size() == 1 ? k_name(groups) : joined(k_name(groups), std::string(s.name)), label,
-                            origin::braid, [=](std::uint64_t seed, float) {
-                              return channel_merging(experts, groups, ties, s, seed);
-                            }));
+      all.push_back(merging(
+          family, list.size() == 1 ? k_name(groups) : joined(k_name(groups), std::string(s.name)), label, origin::braid,
+          [=](std::uint64_t seed, float) { return channel_merging(experts, groups, ties, s, seed); }));
     }
   }
 }
 
+/// All residual codes, by rising size.
+/// @param sweeps  negative: as many as each code's default
+std::vector<braid::residual::any> residual_codes(bool rank_one, int sweeps = -1) {
+  using namespace braid;
+  auto const with = [&](auto code) -> residual::any {
+    code.rank_one = rank_one;
+    if (sweeps >= 0) { code.sweeps = sweeps; }
+    return code;
+  };
+  return {with(residual::sign_bits<1>{}), with(residual::trellis<1>{}), with(residual::ternary{}),
+          with(residual::sign_bits<2>{}), with(residual::trellis<2>{}), with(residual::sign_bits<3>{})};
+}
+
 void add_residuals(std::vector<plan>& all, int experts) {
   using namespace braid;
-  std::vector<residual::any> const codes{residual::sign_bits<1>{}, residual::trellis<1>{}, residual::ternary{},
-                                         residual::sign_bits<2>{}, residual::trellis<2>{}, residual::sign_bits<3>{}};
+  auto const codes = residual_codes(false);
   for (int groups = 1; groups <= 3 && groups < experts; ++groups) {
     for (auto const& code : codes) {
       auto const list = similarities_for(experts, groups, {similarity::cosine{}, similarity::balanced{}});
@@ -116,18 +129,61 @@ void add_residuals(std::vector<plan>& all, int experts) {
   }
 }
 
-/// THE PLACE for merges that are given a size instead of a number of groups: family "budgets", origin braid, a plan for
-/// each of 0.27, 0.3, 0.35, 0.4, 0.5, 0.6. There is none, since channel_merge takes no budget.
-void budget_points(std::vector<plan>& /*all*/, int /*experts*/) {}
+/// One group with residuals whose scales are those of rows times those of columns.
+void add_rank_one(std::vector<plan>& all, std::string const& family, std::string const& ending,
+                  std::shared_ptr<moments const> const& column_weights) {
+  for (bool const rank_one : {false, true}) {
+    if (!rank_one && !column_weights) { continue; }
+    for (auto const& code : residual_codes(rank_one)) {
+      std::string const name = k_name(1) + " + " + std::string(code.name) + (rank_one ? ", rank one" : "");
+      all.push_back(merging(family, name, name + ending, origin::braid, [=](std::uint64_t, float) {
+        recipe r;
+        r.residual = code;
+        r.column_weights = column_weights;
+        return r;
+      }));
+    }
+  }
+}
+
+/// THE PLACE for merges that are given a size instead of a number of groups. Sizes are those of the whole checkpoint;
+/// what the tensors that aren't merged leave of one, each merged tensor gets its share of, since in memory a budget is
+/// that of a tensor.
+void budget_points(std::vector<plan>& all, zoo_tensors const& zoo,
+                   std::shared_ptr<moments const> const& column_weights) {
+  int const experts = static_cast<int>(zoo.experts());
+  double merged = 0.0;                                 // bytes of the merged tensors of all experts
+  double least = static_cast<double>(zoo.kept_bytes);  // a row a channel, index, codes
+  for (auto const& t : zoo.merged) {
+    double const rows = static_cast<double>(t.rows);
+    double const bytes = 2.0 * rows * static_cast<double>(t.cols);
+    merged += experts * bytes;
+    least += bytes + 2.0 * experts * rows;
+  }
+  auto const whole = static_cast<double>(zoo.expert_bytes);
+  for (bool const trellis : {false, true}) {
+    for (int const percent : {15, 17, 20, 22, 25, 28, 30, 33, 36, 40, 50}) {
+      double const size = percent / 100.0;
+      // From what is possible to little more than two models.
+      if (size * whole < 1.02 * least || size > 2.5 / experts) { continue; }
+      std::string const name = "budget " + std::to_string(size).substr(0, 4) + (trellis ? ", trellis" : "");
+      double const share = (size * whole - static_cast<double>(zoo.kept_bytes)) / merged;
+      all.push_back(merging(column_weights ? "budgets, weighted" : "budgets", name,
+                            name + (column_weights ? ", weighted" : ""), origin::braid, [=](std::uint64_t seed, float) {
+                              recipe r = channel_merging(experts, experts, false, braid::similarity::balanced{}, seed);
+                              r.budget = share;
+                              r.trellis = trellis;
+                              r.column_weights = column_weights;
+                              return r;
+                            }));
+    }
+  }
+}
 
 /// braid's codes for what BitDelta codes, each expert's delta from the base: what is left of braid's advantage is then
 /// due to the shared row. A merge with lambda = 0 leaves the base, and without sweeps it stays that.
 void add_coded_deltas(std::vector<plan>& all) {
-  using namespace braid;
-  std::vector<residual::any> const codes{residual::sign_bits<1>{.sweeps = 0}, residual::trellis<1>{.sweeps = 0},
-                                         residual::ternary{.sweeps = 0},      residual::sign_bits<2>{.sweeps = 0},
-                                         residual::trellis<2>{.sweeps = 0},   residual::sign_bits<3>{.sweeps = 0}};
-  for (auto const& code : codes) {
+  for (auto const& code : residual_codes(false, 0)) {
     std::string const name = "base + " + std::string(code.name);
     all.push_back(merging("base and coded deltas", name, name, origin::control, [code](std::uint64_t, float) {
       recipe r;
@@ -141,8 +197,10 @@ void add_coded_deltas(std::vector<plan>& all) {
 void add_bitdelta(std::vector<plan>& all) {
   for (int passes = 1; passes <= 2; ++passes) {
     for (bool const rows : {false, true}) {
-      std::string const name = "BitDelta" + std::string(passes == 2 ? " twice" : "") + ", a scale a " + (rows ? "row" : "tensor");
-      plan p{"BitDelta, untrained", name, passes == 2 ? "BitDelta twice" : "BitDelta", origin::rival, false, {1.0f}, {}};
+      std::string const name =
+          "BitDelta" + std::string(passes == 2 ? " twice" : "") + ", a scale a " + (rows ? "row" : "tensor");
+      plan p{
+          "BitDelta, untrained", name, passes == 2 ? "BitDelta twice" : "BitDelta", origin::rival, false, {1.0f}, {}};
       p.measure = [passes, rows](bench& b, std::uint64_t, float) {
         return b.rebuilt(rebuilt_by(bitdelta{passes, rows}, b.tensors()));
       };
@@ -165,7 +223,13 @@ void add_whole_tensors(std::vector<plan>& all, int experts, bool ties) {
   for (int groups = 2; groups < experts; ++groups) {
     std::string const k = joined(k_name(groups), ties ? "ties" : "mean");
     for (any const& s : {any(similarity::cosine{}), any(similarity::balanced{})}) {
-      plan p{"partition per tensor", joined(k, std::string(s.name)), joined(k, "per tensor"), origin::rival, false, {1.0f}, {}};
+      plan p{"partition per tensor",
+             joined(k, std::string(s.name)),
+             joined(k, "per tensor"),
+             origin::rival,
+             false,
+             {1.0f},
+             {}};
       p.measure = [=](bench& b, std::uint64_t seed, float) {
         return in_groups(b, ties, partition_per_tensor(clustering_for(experts, seed), s, b.tensors(), groups));
       };
@@ -193,7 +257,8 @@ void add_whole_models(std::vector<plan>& all, int experts, bool ties) {
     p.origin = origin::control;
     p.random = true;
     p.measure = [=](bench& b, std::uint64_t seed, float) {
-      return in_groups(b, ties, partition_of_model(cluster::random{.seed = seed}, similarity::cosine{}, b.tensors(), groups));
+      return in_groups(b, ties,
+                       partition_of_model(cluster::random{.seed = seed}, similarity::cosine{}, b.tensors(), groups));
     };
     all.push_back(p);
   }
@@ -202,12 +267,11 @@ void add_whole_models(std::vector<plan>& all, int experts, bool ties) {
 void add_random_rows(std::vector<plan>& all, int experts, bool ties) {
   for (int groups = 2; groups <= 3 && groups < experts; ++groups) {
     std::string const k = joined(k_name(groups), ties ? "ties" : "mean");
-    plan p = merging("random rows", k, joined(k, "random"), origin::control,
-                     [=](std::uint64_t seed, float) {
-                       recipe r = channel_merging(experts, groups, ties, braid::similarity::cosine{}, seed);
-                       r.cluster = braid::cluster::random{.seed = seed};
-                       return r;
-                     });
+    plan p = merging("random rows", k, joined(k, "random"), origin::control, [=](std::uint64_t seed, float) {
+      recipe r = channel_merging(experts, groups, ties, braid::similarity::cosine{}, seed);
+      r.cluster = braid::cluster::random{.seed = seed};
+      return r;
+    });
     p.random = true;
     all.push_back(p);
   }
@@ -215,14 +279,20 @@ void add_random_rows(std::vector<plan>& all, int experts, bool ties) {
 
 }  // namespace
 
-std::vector<plan> frontier_plans(int experts) {
+std::vector<plan> frontier_plans(zoo_tensors const& zoo, std::shared_ptr<moments const> const& column_weights) {
+  int const experts = static_cast<int>(zoo.experts());
   std::vector<plan> all;
   add_references(all);
   add_single_models(all);
   add_channel_merging(all, experts, false);
   add_channel_merging(all, experts, true);
   add_residuals(all, experts);
-  budget_points(all, experts);
+  add_rank_one(all, "residuals, rank one", "", nullptr);
+  budget_points(all, zoo, nullptr);
+  if (column_weights) {
+    add_rank_one(all, "residuals, weighted", ", weighted", column_weights);
+    budget_points(all, zoo, column_weights);
+  }
   add_bitdelta(all);
   add_coded_deltas(all);
   for (bool const ties : {false, true}) { add_whole_tensors(all, experts, ties); }

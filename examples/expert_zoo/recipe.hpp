@@ -2,6 +2,7 @@
 
 /// A merge that is chosen at run time, in memory or through files.
 
+#include "../zoo_support/moments.hpp"
 #include "../zoo_support/zoo_tensors.hpp"
 
 #include <braid/cluster/any.hpp>
@@ -9,6 +10,7 @@
 #include <braid/similarity/any.hpp>
 
 #include <filesystem>
+#include <memory>
 #include <string>
 
 namespace zoo {
@@ -23,6 +25,9 @@ struct recipe {
   braid::similarity::any similarity{};
   braid::cluster::any cluster{};
   braid::residual::any residual{};
+  double budget = 0.0;   ///< of a tensor's bytes in all experts; above 0: chooses up to `groups`, and a residual's code
+  bool trellis = false;  ///< under a budget: whether trellis codes may be chosen
+  std::shared_ptr<moments const> column_weights{};  ///< what errors in columns count; null: all the same
   float lambda = 1.0f;
   double density = 0.7;  ///< of every pruning but none
   std::uint64_t seed = 0;

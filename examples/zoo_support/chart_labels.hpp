@@ -37,8 +37,8 @@ struct placed_label {
   double to_x = 0.0, to_y = 0.0;
 };
 
-/// Places labels in their order, each at the nearest free place round its point, and leaves out those for which there is
-/// none, and all but the first of equal ones. No label overlaps another one, or what is taken.
+/// Places labels in their order, each at the nearest free place round its point, and leaves out those for which there
+/// is none, and all but the first of equal ones. No label overlaps another one, or what is taken.
 inline std::vector<placed_label> placed(std::vector<chart_label> const& labels, std::vector<box> const& taken,
                                         box const& plot) {
   constexpr double letter = 5.9;  // mean width at 11 px
@@ -49,7 +49,8 @@ inline std::vector<placed_label> placed(std::vector<chart_label> const& labels, 
     if (written.count(l.text) != 0) { continue; }
     double const width = letter * static_cast<double>(l.text.size());
     auto const fits = [&](box const& at) {
-      return at.inside(plot) && std::none_of(taken.begin(), taken.end(), [&](box const& m) { return at.overlaps(m); }) &&
+      return at.inside(plot) &&
+             std::none_of(taken.begin(), taken.end(), [&](box const& m) { return at.overlaps(m); }) &&
              std::none_of(out.begin(), out.end(), [&](auto const& other) { return at.overlaps(other.at); });
     };
     bool found = false;

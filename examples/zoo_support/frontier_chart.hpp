@@ -5,7 +5,9 @@
 #include "chart_labels.hpp"
 #include "frontier_point.hpp"
 
+#include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -52,9 +54,9 @@ struct family_style {
 
 /// Families in the order in which they come: colours that can be told apart with any eyes, on white and on black.
 inline family_style style_of(std::size_t family) {
-  static constexpr family_style styles[] = {{"#8a8f98", 4}, {"#b07d4a", 3}, {"#3f8fd6", 0}, {"#1fa187", 0}, {"#e2662d", 2},
-                                            {"#d4a017", 2}, {"#c04fa0", 1}, {"#7f6fd0", 1}, {"#5fb3c8", 3}, {"#a3a847", 1},
-                                            {"#cc5a71", 3}, {"#6a8f4e", 3}, {"#9a7b9f", 1}};
+  static constexpr family_style styles[] = {
+      {"#8a8f98", 4}, {"#b07d4a", 3}, {"#3f8fd6", 0}, {"#1fa187", 0}, {"#e2662d", 2}, {"#f0a27a", 2}, {"#c9302c", 0},
+      {"#d4a017", 1}, {"#a3a847", 1}, {"#c04fa0", 1}, {"#7f6fd0", 1}, {"#5fb3c8", 3}, {"#6a8f4e", 3}, {"#9a7b9f", 3}};
   return styles[family % std::size(styles)];
 }
 
@@ -105,8 +107,8 @@ inline std::string axes(chart_scale const& scale) {
   for (double const s : {0.1, 0.125, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0}) {
     if (s < scale.least_stored()) { continue; }
     double const x = scale.x(s);
-    svg += "<line class=\"grid\" y1=\"" + number(plot.top) + "\" y2=\"" + number(plot.bottom) + "\" x1=\"" + number(x) +
-           "\" x2=\"" + number(x) + "\"/>\n";
+    svg += "<line class=\"grid\" y1=\"" + number(plot.top) + "\" y2=\"" + number(plot.bottom) + "\" x1=\"" +
+           number(x) + "\" x2=\"" + number(x) + "\"/>\n";
     svg += text_at(x, plot.bottom + 18, "tick", "middle", fixed(s, s == 0.125 ? 3 : s == 0.25 || s == 0.15 ? 2 : 1));
   }
   svg += text_at(0.5 * (plot.left + plot.right), plot.bottom + 42, "axis", "middle",
@@ -135,12 +137,14 @@ inline std::string to_svg(frontier const& f) {
                     fixed(chart_scale::height, 0) + "\" font-family=\"Helvetica, Arial, sans-serif\">\n";
   svg += "<style>\n"
          ".page { fill: #ffffff } .title { fill: #1c2128; font-size: 17px; font-weight: bold }\n"
-         ".axis { fill: #1c2128; font-size: 13px } .tick { fill: #57606a; font-size: 12px } .note { fill: #57606a; font-size: 12px }\n"
+         ".axis { fill: #1c2128; font-size: 13px } .tick { fill: #57606a; font-size: 12px }\n"
+         ".note { fill: #57606a; font-size: 12px }\n"
          ".name { fill: #3a424c; font-size: 11px } .key { fill: #1c2128; font-size: 12px }\n"
          ".grid { stroke: #d8dde3; stroke-width: 1 } .front { stroke: #1c2128; stroke-width: 1.6; fill: none }\n"
          ".leader { stroke: #8a939e; stroke-width: 0.8 }\n"
          "@media (prefers-color-scheme: dark) {\n"
-         "  .page { fill: #14181d } .title, .axis, .key { fill: #e8ecf1 } .tick, .note { fill: #a5afbb } .name { fill: #c6ced8 }\n"
+         "  .page { fill: #14181d } .title, .axis, .key { fill: #e8ecf1 }\n"
+         "  .tick, .note { fill: #a5afbb } .name { fill: #c6ced8 }\n"
          "  .grid { stroke: #2f3740 } .front { stroke: #e8ecf1 } .leader { stroke: #6b7684 }\n"
          "}\n"
          "</style>\n";
@@ -178,8 +182,8 @@ inline std::string to_svg(frontier const& f) {
     double const x = scale.x(p.stored);
     double const y = scale.y(p.mean());
     if (p.draws > 1 && p.deviation > 0.0) {
-      dots += "<line stroke=\"" + std::string(style.colour) + "\" x1=\"" + number(x) + "\" x2=\"" + number(x) + "\" y1=\"" +
-              number(scale.y(p.mean() - p.deviation)) + "\" y2=\"" + number(scale.y(p.mean() + p.deviation)) + "\"/>\n";
+      dots += "<line stroke=\"" + std::string(style.colour) + "\" x1=\"" + number(x) + "\" x2=\"" + number(x) +
+              "\" y1=\"" + number(scale.y(p.mean() - p.deviation)) + "\" y2=\"" + number(scale.y(p.mean() + p.deviation)) + "\"/>\n";
     }
     dots += "<g><title>" + escaped(p.family + ": " + p.name) + ", accuracy " + fixed(p.mean(), 3) + ", stored " +
             fixed(p.stored, 3) + "</title>" + marker(x, y, style, p.front ? 5.0 : 4.0) + "</g>\n";

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <numeric>
 #include <optional>
 #include <string>
@@ -33,15 +34,15 @@ struct frontier_point {
   std::string name;   ///< of one family no two are equal
   std::string label;  ///< in the chart; short
   zoo::origin origin = origin::reference;
-  int draws = 1;                  ///< seeds that the figures are means of
-  std::vector<double> accuracy;   ///< of each expert on its own task, 0 to 1, mean over the draws
-  double deviation = 0.0;         ///< of the draws' mean accuracies: sample standard deviation
-  double stored = 0.0;            ///< bytes stored over the bytes of all experts, mean over the draws
-  stored_bytes bytes;             ///< of the first draw, part by part
-  std::optional<double> lambda;   ///< what scales a merged delta, where it was chosen from `sweep`
+  int draws = 1;                                 ///< seeds that the figures are means of
+  std::vector<double> accuracy;                  ///< of each expert on its own task, 0 to 1, mean over the draws
+  double deviation = 0.0;                        ///< of the draws' mean accuracies: sample standard deviation
+  double stored = 0.0;                           ///< bytes stored over the bytes of all experts, mean over the draws
+  stored_bytes bytes;                            ///< of the first draw, part by part
+  std::optional<double> lambda;                  ///< what scales a merged delta, where it was chosen from `sweep`
   std::vector<std::pair<double, double>> sweep;  ///< lambda, mean accuracy
-  double seconds = 0.0;           ///< merging and answering all prompts
-  bool front = false;             ///< see `mark_front`
+  double seconds = 0.0;                          ///< merging and answering all prompts
+  bool front = false;                            ///< see `mark_front`
 
   [[nodiscard]] double mean() const {
     return std::accumulate(accuracy.begin(), accuracy.end(), 0.0) / static_cast<double>(accuracy.size());
@@ -49,7 +50,7 @@ struct frontier_point {
 };
 
 struct frontier {
-  std::string zoo;                 ///< its directory
+  std::string zoo;  ///< its directory
   std::vector<std::string> tasks;
   std::size_t prompts = 0;         ///< of all tasks together
   std::uint64_t expert_bytes = 0;  ///< what `stored` is measured in
@@ -71,8 +72,9 @@ inline void mark_front(std::vector<frontier_point>& points) {
   }
 }
 
-/// {"zoo", "tasks", "prompts", "expert_bytes", "seed", "points": [{"family", "name", "label", "origin", "draws", "stored",
-/// "mean", "deviation", "front", "lambda", "sweep", "accuracy": {task: share}, "bytes": {part: bytes}, "seconds"}, ...]}
+/// {"zoo", "tasks", "prompts", "expert_bytes", "seed", "points": [{"family", "name", "label", "origin", "draws",
+/// "stored", "mean", "deviation", "front", "lambda", "sweep", "accuracy": {task: share}, "bytes": {part: bytes},
+/// "seconds"}, ...]}
 inline nlohmann::ordered_json to_json(frontier const& f) {
   using json = nlohmann::ordered_json;
   json points = json::array();
@@ -80,10 +82,9 @@ inline nlohmann::ordered_json to_json(frontier const& f) {
     json accuracy = json::object();
     for (std::size_t i = 0; i < f.tasks.size(); ++i) { accuracy[f.tasks[i]] = p.accuracy.at(i); }
     stored_bytes const& b = p.bytes;
-    json point{{"family", p.family},       {"name", p.name},   {"label", p.label},
-               {"origin", p.origin},       {"draws", p.draws}, {"stored", p.stored},
-               {"mean", p.mean()},         {"deviation", p.deviation},
-               {"front", p.front}};
+    json point{{"family", p.family}, {"name", p.name},           {"label", p.label},
+               {"origin", p.origin}, {"draws", p.draws},         {"stored", p.stored},
+               {"mean", p.mean()},   {"deviation", p.deviation}, {"front", p.front}};
     if (p.lambda) {
       point["lambda"] = *p.lambda;
       point["sweep"] = p.sweep;
@@ -94,7 +95,7 @@ inline nlohmann::ordered_json to_json(frontier const& f) {
     point["seconds"] = p.seconds;
     points.push_back(std::move(point));
   }
-  return {{"zoo", f.zoo},   {"tasks", f.tasks}, {"prompts", f.prompts}, {"expert_bytes", f.expert_bytes},
+  return {{"zoo", f.zoo},   {"tasks", f.tasks},           {"prompts", f.prompts}, {"expert_bytes", f.expert_bytes},
           {"seed", f.seed}, {"points", std::move(points)}};
 }
 

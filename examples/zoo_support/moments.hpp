@@ -10,10 +10,10 @@
 #include <nlohmann/json.hpp>
 
 #include <cstdint>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <map>
-#include <memory>
 #include <string>
 #include <vector>
 
@@ -99,7 +99,8 @@ inline void write_moments(std::filesystem::path const& file, moments const& m) {
   out.write(reinterpret_cast<char const*>(&size), sizeof size);
   out << text;
   for (auto const& [name, values] : m.of) {
-    out.write(reinterpret_cast<char const*>(values.data()), static_cast<std::streamsize>(values.size() * sizeof(float)));
+    out.write(reinterpret_cast<char const*>(values.data()),
+              static_cast<std::streamsize>(values.size() * sizeof(float)));
   }
   out.close();
   std::error_code problem;
@@ -107,7 +108,8 @@ inline void write_moments(std::filesystem::path const& file, moments const& m) {
   if (!out || problem) {
     std::error_code ignored;
     std::filesystem::remove(partial, ignored);
-    throw braid::io_error(file.string() + ": can't be written; give --moments a file in a directory that exists and is yours");
+    throw braid::io_error(file.string() +
+                          ": can't be written; give --moments a file in a directory that exists and is yours");
   }
 }
 

@@ -13,17 +13,19 @@
 #include <braid/core/hash.hpp>
 #include <braid/similarity/any.hpp>
 
+#include <algorithm>
 #include <cmath>
-#include <numeric>
+#include <functional>
 #include <span>
+#include <string_view>
 
 namespace zoo {
 
 /// BitDelta: W ~ base + s0 * sign(d) + s1 * sign(d - s0 * sign(d)) ..., a zero counting as plus. A scale is the mean
 /// absolute value of what is left, per tensor or per row, and is stored in bfloat16.
 struct bitdelta {
-  int passes = 1;          ///< signs an element
-  bool row_scales = false; ///< a scale a row instead of one a tensor
+  int passes = 1;           ///< signs an element
+  bool row_scales = false;  ///< a scale a row instead of one a tensor
 };
 
 /// An expert's weight as BitDelta gives it back: float32 sums, means in float64, one rounding to bfloat16 at the end.
@@ -74,7 +76,9 @@ inline rebuilt_zoo rebuilt_by(bitdelta const& code, zoo_tensors const& zoo) {
   for (merged_tensor const& t : zoo.merged) {
     out.stored += bytes_of(code, t.rows, t.cols, zoo.experts());
     auto& experts = out.weights.emplace_back();
-    for (auto const& e : t.experts) { experts.push_back(rebuilt_by(code, t.base, e, static_cast<std::size_t>(t.cols))); }
+    for (auto const& e : t.experts) {
+      experts.push_back(rebuilt_by(code, t.base, e, static_cast<std::size_t>(t.cols)));
+    }
   }
   return out;
 }

@@ -6,6 +6,7 @@
 #include <braid/engine/merge_plan.hpp>
 #include <braid/method/grouped_tensor.hpp>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <span>
@@ -18,7 +19,7 @@ struct stored_bytes {
   std::uint64_t rows = 0;    ///< rows of merged tensors, in the models' own type
   std::uint64_t index = 0;   ///< which expert has which row, a byte each
   std::uint64_t planes = 0;  ///< packed residuals, each row padded to a byte
-  std::uint64_t scales = 0;  ///< of the residuals, bfloat16
+  std::uint64_t scales = 0;  ///< of the residuals' rows, and columns where they have scales; bfloat16
   std::uint64_t codes = 0;   ///< how each row's residual is stored, where a name for the tensor isn't enough
 
   [[nodiscard]] std::uint64_t total() const noexcept { return kept + rows + index + planes + scales + codes; }
@@ -65,6 +66,7 @@ stored_bytes bytes_of(braid::grouped_tensor<T> const& t) {
       }
     }
   }
+  s.scales += t.column_scales().size_bytes();
   if (!named) { s.codes = experts * static_cast<std::uint64_t>(t.channels()); }
   return s;
 }

@@ -97,8 +97,8 @@ inline zoo_tensors zoo_tensors::load(braid::checkpoint const& base, std::vector<
 }
 
 /// Merges one tensor: name, base, experts.
-using tensor_merge = std::function<braid::grouped_tensor<bfloat16>(
-    std::string_view, braid::tensor_view<bfloat16 const>, std::vector<braid::expert_view<bfloat16>> const&)>;
+using tensor_merge = std::function<braid::grouped_tensor<bfloat16>(std::string_view, braid::tensor_view<bfloat16 const>,
+                                                                   std::vector<braid::expert_view<bfloat16>> const&)>;
 
 /// Every expert rebuilt from what `merge` makes of each tensor.
 inline rebuilt_zoo merged_by(tensor_merge const& merge, zoo_tensors const& zoo) {

@@ -4,6 +4,8 @@
 #include "support/catch.hpp"
 #include "support/random_models.hpp"
 
+#include <set>
+
 namespace braid_test {
 namespace {
 

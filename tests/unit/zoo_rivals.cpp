@@ -21,12 +21,15 @@ std::vector<bfloat16> bells(random_source& random, std::size_t n, double scale) 
   return x;
 }
 
-zoo::merged_tensor random_tensor(random_source& random, std::string name, index_t rows, index_t cols, std::size_t experts) {
+zoo::merged_tensor random_tensor(random_source& random, std::string name, index_t rows, index_t cols,
+                                 std::size_t experts) {
   auto const size = static_cast<std::size_t>(rows * cols);
   zoo::merged_tensor t{std::move(name), {rows, cols}, rows, cols, bells(random, size, 1.0), {}};
   for (std::size_t e = 0; e < experts; ++e) {
     auto w = bells(random, size, 0.1 * (1.0 + static_cast<double>(e)));
-    for (std::size_t i = 0; i < size; ++i) { w[i] = bfloat16(static_cast<float>(w[i]) + static_cast<float>(t.base[i])); }
+    for (std::size_t i = 0; i < size; ++i) {
+      w[i] = bfloat16(static_cast<float>(w[i]) + static_cast<float>(t.base[i]));
+    }
     t.experts.push_back(std::move(w));
   }
   return t;
@@ -36,15 +39,16 @@ zoo::zoo_tensors random_zoo(random_source& random, std::size_t experts) {
   zoo::zoo_tensors z;
   for (std::size_t e = 0; e < experts; ++e) { z.names.push_back(std::string(1, static_cast<char>('a' + e))); }
   for (int t = 0; t < 3; ++t) {
-    z.merged.push_back(random_tensor(random, "w" + std::to_string(t), random.between(1, 9), random.between(1, 70), experts));
+    z.merged.push_back(
+        random_tensor(random, "w" + std::to_string(t), random.between(1, 9), random.between(1, 70), experts));
   }
   z.kept_bytes = 77;
   return z;
 }
 
 /// The same as zoo::rebuilt_by, in float64 but for the scales' storage.
-std::vector<double> reference(int passes, bool row_scales, std::vector<bfloat16> const& base, std::vector<bfloat16> const& expert,
-                              std::size_t cols, double& largest_scale) {
+std::vector<double> reference(int passes, bool row_scales, std::vector<bfloat16> const& base,
+                              std::vector<bfloat16> const& expert, std::size_t cols, double& largest_scale) {
   std::vector<double> out(base.size());
   std::vector<double> rest(base.size());
   for (std::size_t i = 0; i < base.size(); ++i) {
@@ -60,7 +64,8 @@ std::vector<double> reference(int passes, bool row_scales, std::vector<bfloat16>
       count[part(i)] += 1.0;
     }
     for (std::size_t i = 0; i < base.size(); ++i) {
-      double const scale = static_cast<double>(static_cast<float>(bfloat16(static_cast<float>(sum[part(i)] / count[part(i)]))));
+      double const scale =
+          static_cast<double>(static_cast<float>(bfloat16(static_cast<float>(sum[part(i)] / count[part(i)]))));
       largest_scale = std::max(largest_scale, scale);
       double const step = rest[i] < 0.0 ? -scale : scale;
       out[i] += step;
@@ -70,13 +75,15 @@ std::vector<double> reference(int passes, bool row_scales, std::vector<bfloat16>
   return out;
 }
 
-using plain_merge = channel_merge<cpu, prune::none, similarity::balanced, cluster::exact, consensus::mean, residual::any>;
+using plain_merge =
+    channel_merge<cpu, prune::none, similarity::balanced, cluster::exact, consensus::mean, residual::any>;
 
 zoo::tensor_merge merge_with(int groups, residual::any const& residual = {}) {
-  return [merge = plain_merge{{.residual = residual, .groups = groups}}](
-             std::string_view name, tensor_view<bfloat16 const> base, std::vector<expert_view<bfloat16>> const& experts) {
-    return merge.template operator()<bfloat16>(cpu{1}, name, base, experts);
-  };
+  return
+      [merge = plain_merge{{.residual = residual, .groups = groups}}](
+          std::string_view name, tensor_view<bfloat16 const> base, std::vector<expert_view<bfloat16>> const& experts) {
+        return merge.template operator()<bfloat16>(cpu{1}, name, base, experts);
+      };
 }
 
 bool same_bits(std::vector<bfloat16> const& a, std::vector<bfloat16> const& b) {
@@ -96,7 +103,8 @@ TEST_CASE("BitDelta gives back base plus signs times the mean absolute delta", "
     auto const t = random_tensor(random, "w", rows, cols, 1);
     double scale = 0.0;
     auto const expected = reference(passes, row_scales, t.base, t.experts[0], static_cast<std::size_t>(cols), scale);
-    auto const got = zoo::rebuilt_by(zoo::bitdelta{passes, row_scales}, t.base, t.experts[0], static_cast<std::size_t>(cols));
+    auto const got =
+        zoo::rebuilt_by(zoo::bitdelta{passes, row_scales}, t.base, t.experts[0], static_cast<std::size_t>(cols));
     REQUIRE(got.size() == expected.size());
     for (std::size_t i = 0; i < got.size(); ++i) {
       // Half a unit in the last place of the result, and float32 sums before it.
@@ -187,7 +195,8 @@ TEST_CASE("a partition of whole tensors is the best one by its similarity", "[zo
     };
     auto const found = zoo::clustered(cluster::exact{}, similarity::cosine{}, gram, 4, 2, "w");
     for (unsigned mask = 1; mask < 8; ++mask) {
-      zoo::partition const other{0, static_cast<int>(mask & 1), static_cast<int>(mask >> 1 & 1), static_cast<int>(mask >> 2)};
+      zoo::partition const other{0, static_cast<int>(mask & 1), static_cast<int>(mask >> 1 & 1),
+                                 static_cast<int>(mask >> 2)};
       CHECK(score(other) <= score(found) + 1e-12);
     }
   }
@@ -239,18 +248,25 @@ TEST_CASE("a zoo merged in memory is the zoo merged on disk, in every bit and in
   for (char const* name : {"sort", "add", "facts", "cipher"}) { experts.emplace_back(dir / name); }
   auto const tensors = zoo::zoo_tensors::load(base, experts);
   CHECK(tensors.names == std::vector<std::string>{"add", "cipher", "facts", "sort"});
-  auto const memory = zoo::merged_by(merge_with(2), tensors);
-
-  temp_dir const place;
-  run(plain_merge{{.groups = 2}}, base, experts, place.path() / "merged");
-  grouped_checkpoint const disk(place.path() / "merged");
-  CHECK(memory.stored.total() == disk.stored_bytes());
-  CHECK(tensors.expert_bytes == disk.expert_bytes());
-  for (std::size_t t = 0; t < tensors.merged.size(); ++t) {
-    for (std::size_t e = 0; e < 4; ++e) {
-      std::vector<bfloat16> w(memory.weights[t][e].size());
-      disk.read(tensors.merged[t].name, e, std::as_writable_bytes(std::span(w)));
-      CHECK(same_bits(w, memory.weights[t][e]));
+  struct variant {
+    int groups;
+    residual::any residual;
+  };
+  variant const variants[] = {{2, {}}, {1, residual::sign_bits<1>{.rank_one = true}}, {3, residual::ternary{}}};
+  for (auto const& [groups, residual] : variants) {
+    INFO("K = " << groups << ", residual " << residual.name);
+    auto const memory = zoo::merged_by(merge_with(groups, residual), tensors);
+    temp_dir const place;
+    run(plain_merge{{.residual = residual, .groups = groups}}, base, experts, place.path() / "merged");
+    grouped_checkpoint const disk(place.path() / "merged");
+    CHECK(memory.stored.total() == disk.stored_bytes());
+    CHECK(tensors.expert_bytes == disk.expert_bytes());
+    for (std::size_t t = 0; t < tensors.merged.size(); ++t) {
+      for (std::size_t e = 0; e < 4; ++e) {
+        std::vector<bfloat16> w(memory.weights[t][e].size());
+        disk.read(tensors.merged[t].name, e, std::as_writable_bytes(std::span(w)));
+        CHECK(same_bits(w, memory.weights[t][e]));
+      }
     }
   }
 }
