@@ -252,7 +252,10 @@ class merge_job {
       s.residual.clear();
       s.merged.residual = &s.residual;
       merger_.merge(context, block, s.merged, mine.work);
-      if (!merger_.allow_nonfinite() && may_overflow(p.out)) { check_results(p, s, n, static_cast<std::size_t>(s.merged.extra_rows), row_bytes, mine.work); }
+      if (!merger_.allow_nonfinite() && may_overflow(p.out)) {
+        if (residuals_.active()) { check_inputs_fit(p, block, mine.work); }
+        check_results(p, s, n, static_cast<std::size_t>(s.merged.extra_rows), row_bytes, mine.work);
+      }
       if (options_.hash_inputs) {
         fit(s.hash, n * (experts + 1));
         for (std::size_t r = 0; r < n; ++r) {

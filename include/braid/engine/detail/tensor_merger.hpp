@@ -49,12 +49,18 @@ class method_merger final : public tensor_merger {
   [[nodiscard]] storage_budget budget() const override { return method_.settings().budget; }
   [[nodiscard]] measured_tensor measure(std::string_view tensor, std::vector<std::string> const& names,
                                         tensor_channels const& source, cluster::budget_histogram& curves) const override {
-    return method_.measure(backend_, tensor, names, source, curves);
+    if constexpr (requires { method_.measure(backend_, tensor, names, source, curves); }) {
+      return method_.measure(backend_, tensor, names, source, curves);
+    } else {
+      throw argument_error("this method can't keep to a budget");
+    }
   }
   [[nodiscard]] tensor_context prepare(std::string_view tensor, std::vector<std::string> const& names,
                                        tensor_channels const& source, measured_tensor const* measured) const override {
-    return measured == nullptr ? method_.prepare(backend_, tensor, names, source)
-                               : method_.prepare_measured(backend_, tensor, names, source, *measured);
+    if constexpr (requires { method_.prepare_measured(backend_, tensor, names, source, *measured); }) {
+      if (measured != nullptr) { return method_.prepare_measured(backend_, tensor, names, source, *measured); }
+    }
+    return method_.prepare(backend_, tensor, names, source);
   }
   void merge(tensor_context const& context, channel_block const& block, merged_block& out,
              channel_workspace& work) const override {
