@@ -22,9 +22,12 @@ struct run_options {
 /// Merges checkpoints: reads base and experts tensor by tensor, streams blocks of channels through `method`, and writes
 /// a grouped checkpoint (docs/format.md) that appears at `out` when it is complete, or not at all.
 ///
-/// Memory: a few megabytes a thread plus the index (with residuals their scales, too), whatever the size of the model;
-/// mapped input pages are given back as soon as they have been used. Packed residuals wait for their place in the files
-/// in a temporary file beside the output, which is gone when the merge ends, however it does. The same inputs, names and options give the same bytes.
+/// Memory: a few megabytes a thread plus the index (with residuals their scales and codes, too), whatever the size of the
+/// model; under a budget also the Gram matrices of the largest tensor, 2 N (N + 1) bytes a channel for N experts (twice that
+/// for similarity::sign). Mapped input pages are given back as soon as they have been used. Packed residuals wait for their
+/// place in the files in a temporary file beside the output, which is gone when the merge ends, however it does.
+///
+/// The same inputs, names and options give the same bytes.
 /// With a budget (`channel_merge::options::budget`) all inputs are read once more before; the tensors of the result, index
 /// and residuals included, take no more than that fraction of the bytes of all tensors of the experts.
 /// @param method   such as a `channel_merge`

@@ -228,8 +228,8 @@ class channel_merge {
     measured_tensor const measured = measure(be, tensor, names, source, curves);
     auto const rows = static_cast<std::uint64_t>(source.channels);
     std::uint64_t const row = static_cast<std::uint64_t>(source.cols) * size_of(source.out);
-    std::uint64_t const labels = rows * names.size();
-    std::uint64_t const fixed = rows * row + labels + (codes_anything(options_.residual) ? labels : 0);
+    bool const column_scales = codes_anything(options_.residual) && options_.residual.rank_one;
+    std::uint64_t const fixed = detail::fixed_bytes(source.channels, source.cols, size_of(source.out), column_scales);
     measured.budget->price = detail::budget_price(options_.budget, curves, rows * row * names.size(), fixed, tensor);
     return prepare_measured(be, tensor, names, source, measured);
   }
@@ -244,6 +244,12 @@ class channel_merge {
                              std::to_string(h) + "; give finite numbers, none below 0");
       }
       all_zero = all_zero && !(h > 0.0f);
+    }
+    float most = 0.0f;
+    for (index_t c = 0; c < source.cols; ++c) { most = std::max(most, source.column_weight[c]); }
+    if (!all_zero && source.cols > 0 && !(most > 1e-15f && most < 1e15f)) {
+      throw argument_error(std::string(tensor) + ": the largest column weight is " + std::to_string(most) +
+                           ", and sums of such weights leave float32; scale them so that their mean is near 1");
     }
     if (all_zero) {
       throw argument_error(std::string(tensor) + ": all column weights are 0; one at least has to be above");

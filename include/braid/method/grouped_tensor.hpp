@@ -178,12 +178,12 @@ struct grouped_tensor_access {
   template <class T>
   static void place_residuals(braid::grouped_tensor<T>& t, std::vector<residual_block> const& blocks,
                               std::vector<bfloat16> const& column) {
-    t.column_ = column;
     for (auto const& b : blocks) {
       t.code_.insert(t.code_.end(), b.code.begin(), b.code.end());
       t.planes_.insert(t.planes_.end(), b.planes.begin(), b.planes.end());
       t.scales_.insert(t.scales_.end(), b.scales.begin(), b.scales.end());
     }
+    t.column_ = t.scales_.empty() ? std::vector<bfloat16>{} : column;  // they scale nothing where no row has a residual
   }
   template <class T>
   static void finish(braid::grouped_tensor<T>& t, index_t extra_rows, double similarity) noexcept {

@@ -35,7 +35,7 @@ class merge_job {
             std::vector<std::string> const& names, merge_plan const& plan, job_options const& options)
       : be_(be), merger_(merger), base_(base), experts_(experts), names_(names), plan_(plan), options_(options),
         residuals_(merger.residuals(), experts.size()), layout_(plan, experts.size(), merger.groups(), residuals_),
-        budget_(be, merger, experts, plan), hashes_(experts.size() + 1) {}
+        budget_(be, merger, base, experts, plan), hashes_(experts.size() + 1) {}
 
   report run(std::filesystem::path const& out, grouped_description description) {
     name_models(description);
@@ -141,17 +141,17 @@ class merge_job {
     auto const one = [&](planned_tensor const& p, cluster::budget_histogram& curves) {
       current_ = &p;
       try {
-        measured_tensor m = merger_.measure(p.name, names_, source_of(p), curves);
-        base_.release(*p.base, 0, p.base->bytes);
-        for (std::size_t e = 0; e < experts_.size(); ++e) { experts_[e].release(*p.experts[e], 0, p.experts[e]->bytes); }
-        bytes_done_ += p.input_bytes();
-        tell();
-        return m;
+        return merger_.measure(p.name, names_, source_of(p), curves);
       } catch (nonfinite_found const& found) {
         throw value_error(describe(p, found.where));
       }
     };
-    budget_.run(one, report_.expert_bytes, out);
+    auto const done = [&](planned_tensor const& p) {
+      current_ = &p;
+      bytes_done_ += p.input_bytes();
+      tell();
+    };
+    budget_.run(one, done, report_.expert_bytes, out);
   }
 
   void tensor(planned_tensor const& p, grouped_description& description) {
