@@ -76,7 +76,19 @@ std::vector<method> methods(int experts) {
     compare(groups, prune::magnitude{.density = 0.7}, consensus::ties{});
   }
   all.push_back(channel_merging(experts, experts, prune::none{}, consensus::mean{}, similarity::cosine{}));
+  // What each expert lacks, stored in a few bits an element; then groups and bits as one budget chooses them.
+  using coded = channel_merge<cpu, prune::none, similarity::any, cluster::any, consensus::mean, residual::palette>;
+  all.push_back(named("K=1, residual sign1", [](std::uint64_t) {
+    return coded{{.residual = {.code = residual_code::sign1}, .groups = 1}};
+  }));
+  all.push_back(named("preset best (K=1, ternary)", [](std::uint64_t) {
+    return coded{{.residual = {.code = residual_code::ternary}, .groups = 1}};
+  }));
   if (experts <= cluster::exact::most_experts) {
+    double const stored = 1.0 / experts + 0.11;
+    all.push_back(named("budget " + std::to_string(stored).substr(0, 4), [=](std::uint64_t) {
+      return coded{{.similarity = similarity::balanced{}, .groups = experts, .budget = {.stored = stored}}};
+    }));
     all.push_back(named("preset dare_cm", [](std::uint64_t seed) { return presets::make_dare_cm(seed); }));
     all.push_back(named("preset ties_cm", [](std::uint64_t) { return presets::make_ties_cm(); }));
   }

@@ -7,7 +7,7 @@ source_dir=$2
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-"$bin/expert_zoo" "$source_dir/examples/zoo" --rows '{unmerged,*K=4 mean*,*K=2 mean\, cosine,*K=2 ties\, balanced}' --json "$work/table.json" \
+"$bin/expert_zoo" "$source_dir/examples/zoo" --rows '{unmerged,*K=4 mean*,*K=2 mean\, cosine,*K=2 ties\, balanced,*sign1,*best*,budget*}' --json "$work/table.json" \
   | tee "$work/table.txt"
 
 # mean METHOD-PREFIX: the mean accuracy of that row, in thousandths.
@@ -30,4 +30,7 @@ expect unmerged 998 1000
 expect 'channelmergingK=4mean' 998 1000
 expect 'channelmergingK=2mean,cosine' 425 445
 expect 'channelmergingK=2ties,balanced' 835 855
-echo "expert_zoo: 4 rows as expected"
+expect 'K=1,residualsign1' 975 995
+expect 'presetbest(K=1,ternary)' 995 1000
+expect 'budget0.36' 993 1000
+echo "expert_zoo: 7 rows as expected"

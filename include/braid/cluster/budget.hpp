@@ -17,6 +17,7 @@
 #include <array>
 #include <bit>
 #include <cmath>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -50,10 +51,25 @@ struct storage_budget {
   }
 };
 
-/// What an expert's squared errors count in a tensor over which its delta has the squared length `squared`.
-[[nodiscard]] inline double importance_of(error_weighting weighting, double squared) noexcept {
-  if (!(squared > 0.0) || !std::isfinite(squared)) { return 0.0; }
-  return weighting == error_weighting::even ? 1.0 / squared : weighting == error_weighting::root ? 1.0 / std::sqrt(squared) : 1.0;
+/// What each expert's squared errors count in a tensor over which its delta has the squared length `squared[n]`. An expert
+/// that was not trained there counts as the mean of the others.
+[[nodiscard]] inline std::vector<double> importance_of(error_weighting weighting, std::vector<double> const& squared) {
+  std::vector<double> importance;
+  double sum = 0.0;
+  double trained = 0.0;
+  for (double const x : squared) {
+    double const w = !(x > 0.0) || !std::isfinite(x)          ? 0.0
+                     : weighting == error_weighting::even ? 1.0 / x
+                     : weighting == error_weighting::root ? 1.0 / std::sqrt(x)
+                                                          : 1.0;
+    importance.push_back(w);
+    sum += w;
+    trained += w > 0.0 ? 1.0 : 0.0;
+  }
+  for (double& w : importance) {
+    if (!(w > 0.0)) { w = trained > 0.0 ? sum / trained : 1.0; }
+  }
+  return importance;
 }
 
 /// What a budget knows of a tensor once the whole model has been measured.
@@ -200,9 +216,9 @@ void channel_curve(Similarity const& similarity, Cluster const& cluster, budget_
       if (coded == 0 && code != residual_code::none) { continue; }
       std::uint64_t const each = static_cast<std::uint64_t>(residual_bytes(code, c.cols)) +
                                  2 * static_cast<std::uint64_t>(residual_scales(code));
-      work.points.push_back({{k, code},
-                             static_cast<std::uint64_t>(groups - 1) * row_bytes + coded * each,
-                             factor * error[static_cast<std::size_t>(code)]});
+      // Rows that differ lose something, even where their squared error underflows (or is that of 0 and -0).
+      double const lost = coded == 0 ? 0.0 : std::max(factor * error[static_cast<std::size_t>(code)], 1e-300);
+      work.points.push_back({{k, code}, static_cast<std::uint64_t>(groups - 1) * row_bytes + coded * each, lost});
     }
   }
   detail::keep_hull(work.points);
@@ -249,5 +265,31 @@ class budget_histogram {
 };
 
 }  // namespace cluster
+
+/// What the measuring pass of a budget found of a tensor.
+struct measured_tensor {
+  std::vector<double> norms;              ///< lengths of the deltas, where the similarity needs them
+  std::shared_ptr<tensor_budget> budget;  ///< its price is set once all tensors have been measured
+};
+
+namespace detail {
+
+/// The price at which a model's channels fit. All sizes in bytes.
+/// @param whole  all experts
+/// @param fixed  what is stored whatever the budget chooses
+/// @throws argument_error where that alone is more than the budget
+inline float budget_price(storage_budget const& budget, cluster::budget_histogram const& curves, std::uint64_t whole,
+                          std::uint64_t fixed, std::string_view what) {
+  auto const allowed = static_cast<std::uint64_t>(budget.stored * static_cast<double>(whole));
+  if (fixed > allowed) {
+    throw argument_error(std::string(what) + ": a budget of " + std::to_string(budget.stored) + " is " + std::to_string(allowed) +
+                         " bytes, but one row a channel, what every expert keeps, and the index take " + std::to_string(fixed) + " (" +
+                         std::to_string(static_cast<double>(fixed) / static_cast<double>(whole)) + "): give more");
+  }
+  return curves.price(allowed - fixed);
+}
+
+}  // namespace detail
+
 BRAID_NAMESPACE_END
 BRAID_STRICT_FP_END

@@ -15,31 +15,6 @@
 
 BRAID_NAMESPACE_BEGIN
 
-/// What the measuring pass of a budget found of a tensor.
-struct measured_tensor {
-  std::vector<double> norms;              ///< lengths of the deltas, where the similarity needs them
-  std::shared_ptr<tensor_budget> budget;  ///< its price is set once all tensors have been measured
-};
-
-namespace detail {
-
-/// The price at which a model's channels fit. All sizes in bytes.
-/// @param whole  all experts
-/// @param fixed  what is stored whatever the budget chooses
-/// @throws argument_error where that alone is more than the budget
-inline float budget_price(storage_budget const& budget, cluster::budget_histogram const& curves, std::uint64_t whole,
-                          std::uint64_t fixed, std::string_view what) {
-  auto const allowed = static_cast<std::uint64_t>(budget.stored * static_cast<double>(whole));
-  if (fixed > allowed) {
-    throw argument_error(std::string(what) + ": a budget of " + std::to_string(budget.stored) + " is " + std::to_string(allowed) +
-                         " bytes, but one row a channel, what every expert keeps, and the index take " + std::to_string(fixed) + " (" +
-                         std::to_string(static_cast<double>(fixed) / static_cast<double>(whole)) + "): give more");
-  }
-  return curves.price(allowed - fixed);
-}
-
-}  // namespace detail
-
 /// Channel Merging: for every output channel of a weight, clusters the experts by the similarity of their deltas,
 /// merges inside each group, and keeps an index, so that every expert finds its rows again.
 ///

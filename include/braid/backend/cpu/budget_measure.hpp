@@ -25,7 +25,7 @@ struct measure_curves<cpu, Similarity, Cluster> {
                                             braid::cluster::budget_histogram& histogram) const {
     grams const g = measure(be, tensor, context);
     auto budget = std::make_shared<tensor_budget>();
-    for (double const squared : g.squared) { budget->importance.push_back(importance_of(weighting, squared)); }
+    budget->importance = importance_of(weighting, g.squared);
     if (similarity.needs_norms) {
       for (double const squared : g.squared) { context.norms.push_back(std::isfinite(squared) ? std::sqrt(squared) : 0.0); }
     }

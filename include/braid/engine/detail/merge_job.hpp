@@ -1,6 +1,8 @@
 #pragma once
 
+#include <braid/engine/column_weights.hpp>
 #include <braid/engine/detail/block_stream.hpp>
+#include <braid/engine/detail/budget_pass.hpp>
 #include <braid/engine/detail/input_hash.hpp>
 #include <braid/engine/detail/merge_layout.hpp>
 #include <braid/engine/detail/nonfinite.hpp>
@@ -23,6 +25,7 @@ struct job_options {
   bool hash_inputs = true;
   index_t block_rows = 0;  // 0: chosen; for tests
   progress_callback on_progress;
+  column_weights const* weights = nullptr;
 };
 
 /// Runs a planned merge: every tensor through blocks of channels into a checkpoint_writer.
@@ -32,7 +35,7 @@ class merge_job {
             std::vector<std::string> const& names, merge_plan const& plan, job_options const& options)
       : be_(be), merger_(merger), base_(base), experts_(experts), names_(names), plan_(plan), options_(options),
         residuals_(merger.residuals(), experts.size()), layout_(plan, experts.size(), merger.groups(), residuals_),
-        hashes_(experts.size() + 1) {}
+        budget_(be, merger, experts, plan), hashes_(experts.size() + 1) {}
 
   report run(std::filesystem::path const& out, grouped_description description) {
     name_models(description);
@@ -53,6 +56,8 @@ class merge_job {
     for (auto const& e : experts_) {
       for (auto const& t : e.tensors()) { report_.expert_bytes += t.bytes; }
     }
+    check_weights();
+    if (merger_.budget().stored > 0.0) { measure(out); }
     bool before_bytes = true;
     for (auto const& p : plan_.tensors) {
       if (before_bytes && size_of(p.out) == 1) {
@@ -105,6 +110,50 @@ class merge_job {
     }
   }
 
+  /// Weights of columns that no merged tensor asks for are a mistake in a name.
+  void check_weights() {
+    if (options_.weights == nullptr) { return; }
+    std::size_t merged = 0;
+    std::size_t found = 0;
+    for (auto const& p : plan_.tensors) {
+      if (p.what != action::merge) { continue; }
+      ++merged;
+      if (!options_.weights->find(p.name, p.cols).empty()) { ++found; }
+    }
+    if (found == 0 && merged > 0) {
+      throw argument_error(options_.weights->path().string() + ": has no weights for any of the " + std::to_string(merged) +
+                           " tensors that are merged, such as " + in_quotes(first_merged()));
+    }
+    if (found < merged) {
+      report_.notes.push_back(std::to_string(merged - found) + " of " + std::to_string(merged) +
+                              " merged tensors have no column weights in " + options_.weights->path().string());
+    }
+  }
+
+  [[nodiscard]] std::string first_merged() const {
+    auto const it = std::find_if(plan_.tensors.begin(), plan_.tensors.end(), [](auto const& p) { return p.what == action::merge; });
+    return it == plan_.tensors.end() ? std::string() : it->name;
+  }
+
+  /// The measuring pass of a budget.
+  void measure(std::filesystem::path const& out) {
+    for (auto const& p : plan_.tensors) { report_.bytes_read += p.what == action::from_base ? 0 : p.input_bytes(); }
+    auto const one = [&](planned_tensor const& p, cluster::budget_histogram& curves) {
+      current_ = &p;
+      try {
+        measured_tensor m = merger_.measure(p.name, names_, source_of(p), curves);
+        base_.release(*p.base, 0, p.base->bytes);
+        for (std::size_t e = 0; e < experts_.size(); ++e) { experts_[e].release(*p.experts[e], 0, p.experts[e]->bytes); }
+        bytes_done_ += p.input_bytes();
+        tell();
+        return m;
+      } catch (nonfinite_found const& found) {
+        throw value_error(describe(p, found.where));
+      }
+    };
+    budget_.run(one, report_.expert_bytes, out);
+  }
+
   void tensor(planned_tensor const& p, grouped_description& description) {
     std::size_t own = 0;
     std::size_t extra = 0;
@@ -153,6 +202,10 @@ class merge_job {
     s.cols = p.cols;
     s.transposed = p.transposed;
     s.out = p.out;
+    if (options_.weights != nullptr) {
+      auto const weight = options_.weights->find(p.name, p.cols);
+      s.column_weight = weight.empty() ? nullptr : weight.data();
+    }
     auto const rows = [&](checkpoint const& model, tensor_meta const& t) {
       return channel_rows{model.bytes(t).data(), t.type, p.cols * static_cast<index_t>(size_of(t.type))};
     };
@@ -171,7 +224,8 @@ class merge_job {
 
   void merge_tensor(planned_tensor const& p, std::size_t own, std::size_t extra, std::vector<std::uint8_t>& index) {
     tensor_channels const source = source_of(p);
-    tensor_context const context = merger_.prepare(p.name, names_, source);
+    measured_tensor const* const measured = merger_.budget().stored > 0.0 ? &budget_.of(p.name) : nullptr;
+    tensor_context const context = merger_.prepare(p.name, names_, source, measured);
     residuals_.begin(p, context.column, *writer_, out_);
     std::size_t const experts = experts_.size();
     auto const row_bytes = static_cast<std::size_t>(p.cols) * size_of(p.out);
@@ -198,7 +252,10 @@ class merge_job {
       s.residual.clear();
       s.merged.residual = &s.residual;
       merger_.merge(context, block, s.merged, mine.work);
-      if (!merger_.allow_nonfinite() && may_overflow(p.out)) { check_results(p, s, n, static_cast<std::size_t>(s.merged.extra_rows), row_bytes, mine.work); }
+      if (!merger_.allow_nonfinite() && may_overflow(p.out)) {
+        if (residuals_.active()) { check_inputs_fit(p, block, mine.work); }
+        check_results(p, s, n, static_cast<std::size_t>(s.merged.extra_rows), row_bytes, mine.work);
+      }
       if (options_.hash_inputs) {
         fit(s.hash, n * (experts + 1));
         for (std::size_t r = 0; r < n; ++r) {
@@ -413,6 +470,7 @@ class merge_job {
   clock::time_point start_ = clock::now();
   residual_store residuals_;
   merge_layout layout_;
+  budget_pass budget_;
   checkpoint_writer* writer_ = nullptr;
   std::filesystem::path out_;
   std::vector<std::vector<std::uint8_t>> indices_;  // per tensor, empty where none is needed

@@ -29,6 +29,24 @@ inline void check_results(planned_tensor const& p, block_slot const& s, std::siz
   }
 }
 
+/// A residual saturates, so rows that don't fit into the type of the result are looked for in the inputs.
+/// @throws value_error naming the tensor and the block
+inline void check_inputs_fit(planned_tensor const& p, channel_block const& block, channel_workspace& work) {
+  std::vector<std::byte> row(static_cast<std::size_t>(p.cols) * size_of(p.out));
+  try {
+    for (auto const& e : block.experts) {
+      if (e.type == p.out) { continue; }
+      for (index_t r = 0; r < block.rows; ++r) {
+        convert(e.type, e.row(r), p.out, row.data(), p.cols);
+        check_finite_row(row.data(), p.out, p.cols, -1, block.first + r, work);
+      }
+    }
+  } catch (nonfinite_found const& found) {
+    throw value_error("tensor " + in_quotes(p.name) + " doesn't fit into " + std::string(name_of(p.out)) + " from channel " +
+                      std::to_string(found.where.channel) + " on: an expert's number is too large; choose another type (--dtype bf16)");
+  }
+}
+
 /// One line about a NaN or an infinity in an input.
 /// @param who  "the base", or "expert 'NAME'"
 inline std::string nonfinite_text(checkpoint const& model, tensor_meta const& t, int axis, std::string const& who,

@@ -1,7 +1,7 @@
 #pragma once
 
 #include <braid/core/concepts.hpp>
-#include <braid/residual/code.hpp>
+#include <braid/cluster/budget.hpp>
 
 #include <nlohmann/json.hpp>
 
@@ -20,6 +20,9 @@ nlohmann::json own_policy_json(Policy const& p) {
   if constexpr (requires { j["restarts"] = p.restarts; }) { j["restarts"] = p.restarts; }
   if constexpr (requires { j["seed"] = p.seed; }) { j["seed"] = p.seed; }
   if constexpr (requires { j["sweeps"] = p.sweeps; }) { j["sweeps"] = p.sweeps; }
+  if constexpr (requires { p.rank_one; p.allowed; } || requires { p.rank_one; p.sweeps; }) {
+    if (p.rank_one) { j["rank_one"] = true; }
+  }
   if constexpr (requires { p.describe(j); }) { p.describe(j); }
   return j;
 }
@@ -40,7 +43,12 @@ nlohmann::json recipe_json(Options const& o) {
                            {"cluster", policy_json(o.cluster)}, {"consensus", policy_json(o.consensus)},
                            {"groups", o.groups},                {"lambda", o.lambda}};
   if constexpr (requires { o.residual.code; }) {
-    if (o.residual.code != residual_code::none) { recipe["residual"] = policy_json(o.residual); }
+    if (codes_anything(o.residual)) { recipe["residual"] = policy_json(o.residual); }
+  }
+  if constexpr (requires { o.budget.stored; }) {
+    if (o.budget.stored > 0.0) {
+      recipe["budget"] = {{"stored", o.budget.stored}, {"weighting", std::string(name_of(o.budget.weighting))}};
+    }
   }
   return recipe;
 }

@@ -162,13 +162,12 @@ class residual_reader {
   void check_sizes() {
     std::uint64_t const plane_room = r_.plane != nullptr ? r_.plane->bytes : 0;
     std::uint64_t const scale_room = r_.scale != nullptr ? r_.scale->bytes / sizeof(bfloat16) : 0;
-    std::uint64_t planes = 0;  // neither can overflow: both stop where there is no room
+    std::uint64_t planes = 0;  // neither can overflow: each stops where there is no room
     std::uint64_t scales = 0;
     for (std::uint8_t const c : r_.codes) {
       auto const code = static_cast<residual_code>(c);
-      planes += static_cast<std::uint64_t>(residual_bytes(code, owner_.cols));
-      scales += static_cast<std::uint64_t>(residual_scales(code));
-      if (planes > plane_room || scales > scale_room) { break; }
+      if (planes <= plane_room) { planes += static_cast<std::uint64_t>(residual_bytes(code, owner_.cols)); }
+      if (scales <= scale_room) { scales += static_cast<std::uint64_t>(residual_scales(code)); }
     }
     check_part(grouped_code::residual_mismatch, r_.plane, residual_name(owner_.name), dtype::u8, planes, "bytes");
     check_part(grouped_code::scale_mismatch, r_.scale, scale_name(owner_.name), dtype::bf16, scales, "scales");
