@@ -37,8 +37,7 @@ outcome bench::merged(recipe const& r) {
   std::string const key = r.key(zoo_.experts());
   auto const found = known_.find(key);
   if (found != known_.end()) { return found->second; }
-  // braid::run takes neither a budget nor column weights; in memory a budget is each tensor's own.
-  bool const on_disk = through_files_ && r.budget == 0.0 && !r.column_weights;
+  bool const on_disk = through_files_ || r.budget > 0.0;
   outcome o = on_disk ? merged_on_disk(r) : rebuilt(merged_by(merge_of(r), tensors_));
   return known_.emplace(key, std::move(o)).first->second;
 }

@@ -146,51 +146,30 @@ void add_rank_one(std::vector<plan>& all, std::string const& family, std::string
   }
 }
 
-/// THE PLACE for merges that are given a size instead of a number of groups. Sizes are those of the whole checkpoint;
-/// what the tensors that aren't merged leave of one, each merged tensor gets its share of, since in memory a budget is
-/// that of a tensor.
+/// Merges that are given a size, that of the whole checkpoint, instead of a number of groups. They go through files:
+/// one price for all channels of all tensors is what a merge of single tensors in memory doesn't see.
 void budget_points(std::vector<plan>& all, zoo_tensors const& zoo,
                    std::shared_ptr<moments const> const& column_weights) {
   int const experts = static_cast<int>(zoo.experts());
-  double merged = 0.0;                                 // bytes of the merged tensors of all experts
-  double least = static_cast<double>(zoo.kept_bytes);  // a row a channel, index, codes
+  double least = static_cast<double>(zoo.kept_bytes);  // and a row a channel, index and codes
   for (auto const& t : zoo.merged) {
-    double const rows = static_cast<double>(t.rows);
-    double const bytes = 2.0 * rows * static_cast<double>(t.cols);
-    merged += experts * bytes;
-    least += bytes + 2.0 * experts * rows;
+    least += static_cast<double>(t.rows) * (2.0 * static_cast<double>(t.cols) + 2.0 * experts);
   }
-  auto const whole = static_cast<double>(zoo.expert_bytes);
   for (bool const trellis : {false, true}) {
     for (int const percent : {15, 17, 20, 22, 25, 28, 30, 33, 36, 40, 50}) {
       double const size = percent / 100.0;
       // From what is possible to little more than two models.
-      if (size * whole < 1.02 * least || size > 2.5 / experts) { continue; }
+      if (size * static_cast<double>(zoo.expert_bytes) < 1.02 * least || size > 2.5 / experts) { continue; }
       std::string const name = "budget " + std::to_string(size).substr(0, 4) + (trellis ? ", trellis" : "");
-      double const share = (size * whole - static_cast<double>(zoo.kept_bytes)) / merged;
       all.push_back(merging(column_weights ? "budgets, weighted" : "budgets", name,
                             name + (column_weights ? ", weighted" : ""), origin::braid, [=](std::uint64_t seed, float) {
                               recipe r = channel_merging(experts, experts, false, braid::similarity::balanced{}, seed);
-                              r.budget = share;
+                              r.budget = size;
                               r.trellis = trellis;
                               r.column_weights = column_weights;
                               return r;
                             }));
     }
-  }
-}
-
-/// braid's codes for what BitDelta codes, each expert's delta from the base: what is left of braid's advantage is then
-/// due to the shared row. A merge with lambda = 0 leaves the base, and without sweeps it stays that.
-void add_coded_deltas(std::vector<plan>& all) {
-  for (auto const& code : residual_codes(false, 0)) {
-    std::string const name = "base + " + std::string(code.name);
-    all.push_back(merging("base and coded deltas", name, name, origin::control, [code](std::uint64_t, float) {
-      recipe r;
-      r.residual = code;
-      r.lambda = 0.0f;
-      return r;
-    }));
   }
 }
 

@@ -75,6 +75,7 @@ braid::cluster::any clustering_for(int experts, std::uint64_t seed) {
 }
 
 tensor_merge merge_of(recipe const& r) {
+  if (r.budget > 0.0) { throw braid::argument_error("a budget is the whole model's: run_to takes it"); }
   return with_merge(r, [&](auto const& merge) -> tensor_merge {
     return [merge, weights = r.column_weights, be = braid::cpu{}](
                std::string_view name, braid::tensor_view<bfloat16 const> base,
@@ -94,7 +95,10 @@ tensor_merge merge_of(recipe const& r) {
 
 void run_to(recipe const& r, braid::checkpoint const& base, std::vector<braid::checkpoint> const& experts,
             std::filesystem::path const& out) {
-  with_merge(r, [&](auto const& merge) { braid::run(merge, base, experts, out); });
+  braid::run_options options;
+  options.hash_inputs = false;
+  if (r.column_weights) { options.weights.emplace(r.column_weights->file); }
+  with_merge(r, [&](auto const& merge) { braid::run(merge, base, experts, out, options); });
 }
 
 }  // namespace zoo

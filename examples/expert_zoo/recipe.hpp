@@ -25,7 +25,7 @@ struct recipe {
   braid::similarity::any similarity{};
   braid::cluster::any cluster{};
   braid::residual::any residual{};
-  double budget = 0.0;   ///< of a tensor's bytes in all experts; above 0: chooses up to `groups`, and a residual's code
+  double budget = 0.0;   ///< of the experts' bytes; above 0: chooses up to `groups` and a residual's code, on disk only
   bool trellis = false;  ///< under a budget: whether trellis codes may be chosen
   std::shared_ptr<moments const> column_weights{};  ///< what errors in columns count; null: all the same
   float lambda = 1.0f;

@@ -28,7 +28,7 @@ class chart_scale {
   explicit chart_scale(std::vector<frontier_point> const& points) {
     double least = 1.0;
     for (auto const& p : points) { least = std::min(least, p.stored); }
-    left_ = least * 0.93;
+    left_ = least * 0.88;
   }
 
   [[nodiscard]] double x(double stored) const {

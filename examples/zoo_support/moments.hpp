@@ -22,6 +22,7 @@ namespace zoo {
 /// The input moments of each linear weight: [cols], the mean of x_c^2.
 struct moments {
   std::map<std::string, std::vector<float>> of;  ///< by the weight's name
+  std::filesystem::path file;  ///< where they were read
   int prompts = 0;  ///< of each task, that they were measured on: the last so many, which mustn't be asked again
 };
 
@@ -118,6 +119,7 @@ inline void write_moments(std::filesystem::path const& file, moments const& m) {
 inline moments read_moments(std::filesystem::path const& path) {
   braid::safetensors_file const file(path);
   moments m;
+  m.file = path;
   auto const said = file.metadata().find("moment_prompts");
   if (said == file.metadata().end()) {
     throw braid::argument_error(path.string() + ": holds no moments; expert_zoo ZOO --moments FILE writes them");
