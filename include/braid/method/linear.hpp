@@ -9,7 +9,9 @@ BRAID_NAMESPACE_BEGIN
 /// recipe's base model counts as one of the models.
 ///
 /// In float32: weights rounded once, products rounded, added from +0 in the order of the models; one division. One pass.
-/// Equal weights are a uniform soup (Wortsman et al., "Model soups", ICML 2022, arXiv 2203.05482). Both styles agree.
+/// With `fused`, products are added unrounded, which is how mergekit's sums come out on machines that have such an
+/// instruction; the result is the same on those that have none.
+/// Equal weights are a uniform soup (Wortsman et al., "Model soups", ICML 2022, arXiv 2203.05482).
 template <backend Exec>
 class linear final : public tensor_method<Exec> {
   using base_type = tensor_method<Exec>;
@@ -18,6 +20,7 @@ class linear final : public tensor_method<Exec> {
   struct options {
     std::vector<double> weight{};  ///< one a model; empty: 1 for each
     bool normalize = true;
+    bool fused = false;            ///< multiply and add with one rounding
   };
 
   explicit linear(options const& o = {}, bool weight_required = false)
@@ -26,7 +29,8 @@ class linear final : public tensor_method<Exec> {
                    .least_models = 1,
                    .parameters = {{.name = "weight", .per_model = true, .required = weight_required, .fallback = 1.0},
                                   {.name = "normalize", .kind = parameter_kind::boolean, .fallback = 1.0}}},
-                  own(o)) {}
+                  own(o)),
+        fused_(o.fused) {}
 
  private:
   struct plan_type final : tensor_plan {
@@ -67,12 +71,19 @@ class linear final : public tensor_method<Exec> {
       detail::for_each_segment(plan.cols, [&](index_t c, int n) {
         detail::load_segment(block, row, c, n, detail::operand::values, work);
         if (!plan.allow_nonfinite) { detail::check_segment(block, row, c, n, work); }
-        detail::dispatch<detail::combine_body>(static_cast<float const*>(work.models.fit(1)), static_cast<int>(plan.weight.size()),
-                                               n, plan.weight.data(), true, plan.divisor, mix);
+        float const* const x = work.models.fit(1);
+        auto const models = static_cast<int>(plan.weight.size());
+        if (fused_) {
+          detail::dispatch<detail::fused_combine_body>(x, models, n, plan.weight.data(), plan.divisor, mix);
+        } else {
+          detail::dispatch<detail::combine_body>(x, models, n, plan.weight.data(), true, plan.divisor, mix);
+        }
         detail::narrow(block.out, mix, detail::out_column(out, block.out, plan.cols, row, c), n);
       });
     }
   }
+
+  bool fused_;
 };
 
 BRAID_NAMESPACE_END

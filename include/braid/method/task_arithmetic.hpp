@@ -87,7 +87,7 @@ class delta_method : public tensor_method<Exec> {
   void apply_block(tensor_plan const& any_plan, channel_block const& block, std::byte* out,
                    typename base_type::workspace& work) const override {
     auto const& plan = static_cast<plan_type const&>(any_plan);
-    auto const [policy, join] = joining();
+    std::pair<void const*, join_kernel> const join = joining();
     auto const n = static_cast<int>(block.experts.size());
     float* const mix = work.mix.fit(sum_order::segment);
     for (index_t row = 0; row < block.rows; ++row) {
@@ -104,7 +104,7 @@ class delta_method : public tensor_method<Exec> {
         if (n == 0) {
           std::fill_n(mix, count, 0.0f);
         } else {
-          join(policy, deltas, plan.weight.data(), n, plan.normalize, count, mix);
+          join.second(join.first, deltas, plan.weight.data(), n, plan.normalize, count, mix);
         }
         add_base(block.out, work.base.fit(1), mix, plan.lambda, out_column(out, block.out, plan.cols, row, c), count);
       });

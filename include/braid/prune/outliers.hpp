@@ -12,8 +12,8 @@ namespace prune {
 ///
 /// Over the whole tensor, which costs two radix selections, up to three measuring passes each. Deterministic.
 ///
-/// Davari and Belilovsky, "Model Breadcrumbs" (ECCV 2024, arXiv 2312.06795), section 3, where masks are per layer. mergekit
-/// drops everything where floor(gamma * n) is 0; braid drops no outlier then.
+/// Davari and Belilovsky, "Model Breadcrumbs" (ECCV 2024, arXiv 2312.06795), section 3, where masks are per layer. Versions of
+/// mergekit before 0.1.5 dropped everything where floor(gamma * n) is 0; braid drops no outlier then.
 struct outliers {
   static constexpr std::string_view name = "outliers";
   static constexpr statistic measures = statistic::tensor_band;

@@ -127,6 +127,38 @@ struct combine_body {
   }
 };
 
+/// x * y + z with one rounding, whether or not the machine has an instruction for it. The product is exact in float64; its
+/// sum with z is rounded to odd there, so that rounding it again to float32 is as if it were the only rounding (Boldo and
+/// Melquiond, "Emulation of FMA and correctly rounded sums", IEEE Trans. Computers 57, 2008).
+BRAID_ALWAYS_INLINE float fused_multiply_add(float x, float y, float z) noexcept {
+  double const product = static_cast<double>(x) * static_cast<double>(y);
+  double const other = static_cast<double>(z);
+  double const sum = product + other;
+  double const part = sum - product;
+  double const error = (product - (sum - part)) + (other - part);  // exact
+  std::uint64_t bits = bits_as<std::uint64_t>(sum);
+  std::uint64_t const step = (error > 0.0) == (sum > 0.0) ? 1u : ~std::uint64_t{0};
+  bool const to_neighbour = (error > 0.0 || error < 0.0) && (bits & 1u) == 0;
+  bits += to_neighbour ? step : 0u;
+  return static_cast<float>(bits_as<double>(bits));
+}
+
+/// The same as `combine_body` from zero, with each product added unrounded.
+struct fused_combine_body {
+  template <int W>
+  BRAID_ALWAYS_INLINE static void run(float const* x, int n, int count, float const* coefficient, float divisor, float* out) noexcept {
+    for (int c = 0; c < count; ++c) { out[c] = 0.0f; }
+    for (int i = 0; i < n; ++i) {
+      float const* const row = x + i * segment_stride;
+      float const k = coefficient[i];
+      for (int c = 0; c < count; ++c) { out[c] = fused_multiply_add(row[c], k, out[c]); }
+    }
+    if (divisor != 1.0f) {
+      for (int c = 0; c < count; ++c) { out[c] = out[c] / divisor; }
+    }
+  }
+};
+
 /// Adds the sum of |x| over a padded segment to `*total`, in the one order of sums.
 struct absolute_sum_body {
   template <int W>

@@ -23,7 +23,13 @@ class radix_select {
     smallest  ///< takes the smallest
   };
 
-  radix_select(std::size_t streams, order o) : streams_(streams), order_(o), cut_(streams), counts_(streams) {}
+  enum class goal : unsigned char {
+    cuts,   ///< `result`: which elements are taken
+    values  ///< `last_taken`: the last magnitude that is taken, without its place; at most two passes
+  };
+
+  radix_select(std::size_t streams, order o, goal g = goal::cuts)
+      : streams_(streams), order_(o), goal_(g), cut_(streams), counts_(streams) {}
 
   /// Begins the next pass, in which every tensor has to be added, in one order.
   /// @param wanted `wanted(stream, elements of the stream)`: how many to take. Asked after the first pass
@@ -42,7 +48,7 @@ class radix_select {
         gather();
         bool straddles = false;
         for (std::size_t s = 0; s < streams_; ++s) { straddles = cut_lower(s) || straddles; }
-        if (!straddles) { return false; }
+        if (!straddles || goal_ == goal::values) { return false; }
         bins_ = 0;
         break;
       }
@@ -90,6 +96,12 @@ class radix_select {
     return {bits, tensor < c.last.size() ? c.last[tensor] : elements};
   }
 
+  /// The last magnitude that a stream takes; it takes at least one.
+  [[nodiscard]] float last_taken(std::size_t stream) const noexcept {
+    std::uint32_t const bits = cut_[stream].bits;
+    return bits_as<float>(order_ == order::largest ? bits : 0x7FFFFFFFu - bits);
+  }
+
   /// Elements of a stream in all tensors; known after the first pass.
   [[nodiscard]] std::uint64_t elements(std::size_t stream) const noexcept { return counts_[stream]; }
 
@@ -130,7 +142,7 @@ class radix_select {
     cut& c = cut_[s];
     index_t const n = wanted(s, static_cast<index_t>(counts_[s]));
     c.taken = n <= 0 ? 0 : std::min(static_cast<std::uint64_t>(n), counts_[s]);
-    c.open = c.taken > 0 && c.taken < counts_[s];
+    c.open = c.taken > 0 && (c.taken < counts_[s] || goal_ == goal::values);
     c.upper = c.open ? find_bin(counts, c) : upper_bins;
   }
 
@@ -191,6 +203,7 @@ class radix_select {
 
   std::size_t streams_;
   order order_;
+  goal goal_;
   int pass_ = 0;
   std::uint32_t bins_ = 0;
   std::vector<cut> cut_;

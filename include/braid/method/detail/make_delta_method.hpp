@@ -69,9 +69,10 @@ std::unique_ptr<tensor_method<Exec>> make_delta_method(std::string_view name, me
       case pruning::none: return make_delta_method<Exec, prune::none, rescale::none>({}, row, o, settings);
       case pruning::magnitude:
         if (scope == trim_scope::row) {
-          return make_delta_method<Exec, prune::magnitude_rows, rescale::none>({.density = 1.0}, row, o, settings);
+          return make_delta_method<Exec, prune::magnitude_rows, rescale::none>({.density = 1.0, .at_least_one = !paper}, row, o,
+                                                                                  settings);
         }
-        return make_delta_method<Exec, prune::magnitude, rescale::none>({.density = 1.0}, row, o, settings);
+        return make_delta_method<Exec, prune::magnitude, rescale::none>({.density = 1.0, .at_least_one = !paper}, row, o, settings);
       case pruning::dare:
         return make_delta_method<Exec, prune::dare, rescale::l1>({.density = 1.0, .seed = o.seed}, row, o, settings);
       case pruning::outliers:
