@@ -7,7 +7,7 @@ BRAID_NAMESPACE_BEGIN
 /// The weighted mean of the directions of any number of tensors, at their weighted mean length: barycentric interpolation on
 /// a hypersphere. With a base, of the deltas, and the base is added again. A single model is copied, with a base or without.
 ///
-/// Where the directions cancel, two models are averaged by their weights, more are a `value_error`. The tangent step of the
+/// Where the directions cancel, two models are averaged by their weights, more are a `value_error`, unless all are zero. The tangent step of the
 /// published form is left out, because it is zero (detail/gram_coefficients.hpp). Costs as `slerp`. Goddard, "Multi-SLERP"
 /// (goddard.blog, 2025).
 template <backend Exec>

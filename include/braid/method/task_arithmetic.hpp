@@ -225,7 +225,7 @@ class task_arithmetic final : public detail::delta_method<Exec> {
     }
     if constexpr (random) {
       for (Prune& p : policies) { p.rescale = rescaling == rescale::inverse_keep; }
-    } else if (rescaling == rescale::inverse_keep) {
+    } else if (rescaling == rescale::inverse_keep && !detail::prunes_nothing<Prune>()) {
       throw argument_error(parameters.where() + ": prune::" + std::string(options_.prune.name) +
                            " has no keep probabilities to rescale by: set rescale to false, or choose the l1 form");
     }

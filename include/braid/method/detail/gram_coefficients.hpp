@@ -65,18 +65,25 @@ inline void nuslerp_coefficients(double const* gram, double t, double* k) {
 /// The direction of the weighted mean m of the unit vectors u_i, times the weighted mean length. (The published form then
 /// moves from m along the weighted mean T of the tangents u_i - <u_i, m> m. That mean is zero, since m is the weighted mean
 /// of the u_i: T = |M| m - <|M| m, m> m. In float32 it is rounding noise.)
-/// @return false where the weighted mean of the directions vanishes (is shorter than eps)
+/// Vectors that are all zero give zero.
+/// @return false where the weighted mean of other directions vanishes (is shorter than eps)
 inline bool multislerp_coefficients(double const* gram, int n, std::vector<double> const& weight, double eps, double* k) {
   std::vector<double> mean(static_cast<std::size_t>(n));
   double length = 0.0;
+  bool all_zero = true;
   for (int i = 0; i < n; ++i) {
     auto const at = static_cast<std::size_t>(i);
     double const norm = gram_norm(gram, n, i);
     mean[at] = weight[at] / (norm + eps);
     length += weight[at] * norm;
+    all_zero = all_zero && norm == 0.0;
+  }
+  if (all_zero) {
+    std::fill_n(k, n, 0.0);
+    return true;
   }
   double const mean_length = gram_length(gram, n, mean);
-  if (!(mean_length >= eps)) { return false; }
+  if (mean_length < eps) { return false; }  // not where it is NaN
   for (int i = 0; i < n; ++i) { k[i] = mean[static_cast<std::size_t>(i)] / mean_length * length; }
   return true;
 }
