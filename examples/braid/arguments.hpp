@@ -32,6 +32,8 @@ struct merge_arguments {
   std::optional<std::string> cluster;
   std::optional<std::string> consensus;
   std::optional<float> lambda;
+  std::optional<std::string> residual;
+  std::optional<int> residual_sweeps;
   std::optional<std::uint64_t> seed;
 
   std::vector<pattern_argument> patterns;

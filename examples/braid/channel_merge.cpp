@@ -65,8 +65,9 @@ void print_summary(merge_job const& job, std::string const& method, braid::repor
             << "  kept       " << kept.text() << '\n';
   if (from_base.tensors != 0) { std::cout << "  from base  " << from_base.text() << '\n'; }
   std::cout << "  stored     " << size_text(r.stored_bytes) << " of the experts' " << size_text(r.expert_bytes) << " ("
-            << fixed(r.stored_fraction, 3) << ")\n"
-            << "  read       " << size_text(r.bytes_read) << " in " << time_text(r.seconds);
+            << fixed(r.stored_fraction, 3) << ")\n";
+  if (r.residual_bytes != 0) { std::cout << "  residuals  " << size_text(r.residual_bytes) << " of that\n"; }
+  std::cout << "  read       " << size_text(r.bytes_read) << " in " << time_text(r.seconds);
   if (r.seconds > 0.0) {
     std::cout << " (" << size_text(static_cast<std::uint64_t>(static_cast<double>(r.bytes_read) / r.seconds)) << "/s)";
   }

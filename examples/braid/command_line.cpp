@@ -59,6 +59,17 @@ void add_method_options(CLI::App& app, merge_arguments& args) {
       ->option_text("NAME")
       ->group(method);
   app.add_option("--lambda", args.lambda, "scales each merged delta (default 1)")->option_text("X")->group(method);
+  app.add_option("--residual", args.residual,
+                 "what each expert in a group lacks is stored in a few bits an element:\n"
+                 "sign1, sign2, sign3 (1, 2, 3 bits), ternary (1.6), trellis1, trellis2\n"
+                 "(1, 2; slow), or none (default none)")
+      ->option_text("NAME")
+      ->group(method);
+  app.add_option("--residual-sweeps", args.residual_sweeps,
+                 "rounds in which shared rows and residuals are fitted to each other;\n"
+                 "0: rows stay as they were merged (default 3; trellis 2)")
+      ->option_text("N")
+      ->group(method);
 
   std::string const pruning = "Pruning, before deltas are joined";
   app.add_option("--prune", args.prune,

@@ -4,6 +4,7 @@
 #include "text.hpp"
 
 #include <iostream>
+#include <set>
 #include <tuple>
 
 namespace program {
@@ -78,12 +79,16 @@ void print(braid::grouped_checkpoint const& g) {
   std::size_t merged = 0;
   std::size_t from_base = 0;
   std::uint64_t merged_bytes = 0;
+  std::uint64_t residual_bytes = 0;
+  std::set<braid::residual_code> codes;
   for (auto const& s : shares) {
     if (s.merged()) {
       ++merged;
       merged_bytes += s.tensor->stored_bytes;
     }
     if (s.tensor->action == "base") { ++from_base; }
+    residual_bytes += s.tensor->residual_bytes;
+    codes.insert(s.tensor->residuals.begin(), s.tensor->residuals.end());
   }
   std::uint64_t const kept_bytes = g.stored_bytes() - merged_bytes;
   std::cout << printable(g.files().path().string()) << ": grouped checkpoint of "
@@ -106,6 +111,10 @@ void print(braid::grouped_checkpoint const& g) {
   if (g.stored_bytes() != 0) {
     double const share = static_cast<double>(kept_bytes) / static_cast<double>(g.stored_bytes());
     std::cout << "  kept      " << size_text(kept_bytes) << ", " << fixed(100.0 * share, 0) << " % of what is stored\n";
+  }
+  if (residual_bytes != 0) {
+    std::cout << "  residuals " << residual_text({codes.begin(), codes.end()}) << ", " << size_text(residual_bytes)
+              << ": rows are rebuilt from the stored ones, and the directory is no model by itself\n";
   }
   std::cout << '\n';
   print_layers(shares);

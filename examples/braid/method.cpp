@@ -84,6 +84,23 @@ bool has_seed(Policies const& chosen) {
   return std::visit([](auto const& p) { return requires { p.seed; }; }, chosen);
 }
 
+braid::residual::any choose_residual(merge_arguments const& args) {
+  auto chosen = policy_named<decltype(braid::residual::any::choice)>("--residual", args.residual.value_or("none"));
+  if (args.residual_sweeps) {
+    constexpr int most = 1000;
+    if (*args.residual_sweeps < 0 || *args.residual_sweeps > most) {
+      throw braid::argument_error("--residual-sweeps " + std::to_string(*args.residual_sweeps) + ": choose 0 to " +
+                                  std::to_string(most) + ", usually 1 to 3");
+    }
+    std::visit(
+        [&](auto& r) {
+          if constexpr (requires { r.sweeps = 0; }) { r.sweeps = *args.residual_sweeps; }
+        },
+        chosen);
+  }
+  return std::visit([](auto const& r) { return braid::residual::any(r); }, chosen);
+}
+
 /// Collects options that were given for nothing.
 class idle_options {
  public:
@@ -104,6 +121,11 @@ class idle_options {
   void add_grouping() {
     add("--similarity", args_.similarity.has_value());
     add("--cluster", args_.cluster.has_value());
+  }
+
+  void add_residual() {
+    add("--residual", args_.residual.has_value() && spelled(*args_.residual) != "none");
+    add("--residual-sweeps", args_.residual_sweeps.has_value());
   }
 
   /// One sentence for all that were added since the last one.
@@ -131,9 +153,24 @@ std::vector<std::string> idle_notes(merge_arguments const& args, merge_method co
     idle.add_grouping();
     idle.add_joining();
     idle.add_pruning();
+    idle.add_residual();
     idle.add("--seed", args.seed.has_value());
     idle.explain("with " + std::to_string(m.groups) + " groups for " + std::to_string(experts) +
                      " experts each keeps its own rows, so the merge is lossless",
+                 notes);
+    return notes;
+  }
+  bool const residual = m.residual.code != braid::residual_code::none;
+  if (!residual) {
+    idle.add("--residual-sweeps", args.residual_sweeps.has_value());
+    idle.explain("no residuals are stored; choose --residual ternary, sign1, sign2, sign3, trellis1 or trellis2", notes);
+  }
+  // Two rows in a group give their shared row by themselves.
+  if (residual && m.residual.sweeps > 0 && experts - m.groups < 2) {
+    idle.add_joining();
+    idle.add_pruning();
+    idle.explain("no group can have more than two rows, and the row that suits two best follows from their residuals "
+                 "(--residual-sweeps 0 merges them)",
                  notes);
     return notes;
   }
@@ -169,6 +206,9 @@ std::string describe(merge_method const& m, settings const& s, std::uint64_t see
       m.prune);
   text += ", similarity " + s.similarity + ", cluster " + s.cluster + ", consensus " + s.consensus + ", groups " +
           std::to_string(s.groups) + ", lambda " + shortest(static_cast<double>(s.lambda));
+  if (m.residual.code != braid::residual_code::none) {
+    text += ", residual " + std::string(m.residual.name) + ", sweeps " + std::to_string(m.residual.sweeps);
+  }
   if (has_seed(m.prune) || has_seed(m.cluster.choice)) { text += ", seed " + std::to_string(seed); }
   return text;
 }
@@ -204,6 +244,7 @@ chosen_method choose_method(merge_arguments const& args) {
   m.similarity = std::visit([](auto const& policy) { return braid::similarity::any(policy); }, similarity);
   m.cluster = std::visit([](auto const& policy) { return braid::cluster::any(policy); }, cluster);
   m.consensus = policy_named<any_consensus>("--consensus", s.consensus);
+  m.residual = choose_residual(args);
   m.groups = s.groups;
   m.lambda = s.lambda;
   m.allow_nonfinite = args.allow_nonfinite;

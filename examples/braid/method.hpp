@@ -10,6 +10,7 @@
 #include <braid/prune/magnitude.hpp>
 #include <braid/prune/magprune.hpp>
 #include <braid/prune/none.hpp>
+#include <braid/residual/any.hpp>
 #include <braid/similarity/any.hpp>
 
 #include <variant>
@@ -27,6 +28,7 @@ struct merge_method {
   braid::similarity::any similarity;
   braid::cluster::any cluster;
   any_consensus consensus;
+  braid::residual::any residual{};
   int groups = 2;
   float lambda = 1.0f;
   bool allow_nonfinite = false;

@@ -57,6 +57,7 @@ std::vector<grouped_share> shares_of(braid::grouped_checkpoint const& g) {
 void grouped_total::add(grouped_share const& s) {
   ++tensors;
   stored_bytes += s.tensor->stored_bytes;
+  residual_bytes += s.tensor->residual_bytes;
   expert_bytes += s.expert_bytes;
   if (!s.merged()) { return; }
   ++merged;
@@ -81,6 +82,12 @@ double grouped_total::similarity() const {
 double grouped_total::stored_fraction() const {
   return expert_bytes == 0 ? std::numeric_limits<double>::quiet_NaN()
                            : static_cast<double>(stored_bytes) / static_cast<double>(expert_bytes);
+}
+
+std::string residual_text(std::vector<braid::residual_code> const& codes) {
+  std::string s;
+  for (auto const code : codes) { s.append(s.empty() ? "" : ", ").append(braid::name_of(code)); }
+  return s.empty() ? "-" : s;
 }
 
 layer_totals totals_by_layer(std::vector<grouped_share> const& shares) {

@@ -44,6 +44,7 @@ struct grouped_total {
   std::size_t merged = 0;
   int groups = 0;  ///< most groups of a channel
   std::uint64_t stored_bytes = 0;
+  std::uint64_t residual_bytes = 0;  ///< of these
   std::uint64_t expert_bytes = 0;
 
   void add(grouped_share const& s);
@@ -57,6 +58,9 @@ struct grouped_total {
   double similarity_ = 0.0;
   braid::index_t compared_ = 0;
 };
+
+/// "ternary", or "sign1, ternary" where rows differ; "-" without residuals.
+[[nodiscard]] std::string residual_text(std::vector<braid::residual_code> const& codes);
 
 using layer_totals = std::map<layer_key, grouped_total>;
 [[nodiscard]] layer_totals totals_by_layer(std::vector<grouped_share> const& shares);

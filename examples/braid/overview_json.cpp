@@ -14,6 +14,12 @@ ordered_json files_json(braid::checkpoint const& c) {
   return files;
 }
 
+ordered_json residuals_json(std::vector<braid::residual_code> const& codes) {
+  ordered_json names = ordered_json::array();
+  for (auto const code : codes) { names.push_back(std::string(braid::name_of(code))); }
+  return names;
+}
+
 /// A field of a description; null where its writer left it out.
 ordered_json field(nlohmann::json const& description, char const* name) {
   auto const it = description.find(name);
@@ -52,10 +58,12 @@ ordered_json to_json(braid::checkpoint const& c) {
 ordered_json to_json(braid::grouped_checkpoint const& g) {
   auto const shares = shares_of(g);
   std::uint64_t kept = 0;
+  std::uint64_t residual = 0;
   ordered_json tensors = ordered_json::array();
   for (auto const& s : shares) {
     auto const& t = *s.tensor;
     if (!s.merged()) { kept += t.stored_bytes; }
+    residual += t.residual_bytes;
     double const rows = t.channels == 0 ? std::numeric_limits<double>::quiet_NaN()
                                         : static_cast<double>(s.stored_rows()) / static_cast<double>(t.channels);
     tensors.push_back({{"name", t.name},
@@ -69,6 +77,8 @@ ordered_json to_json(braid::grouped_checkpoint const& g) {
                        {"stored_rows", s.stored_rows()},
                        {"rows_per_channel", number_or_null(rows)},
                        {"similarity", number_or_null(t.similarity)},
+                       {"residuals", residuals_json(t.residuals)},
+                       {"residual_bytes", t.residual_bytes},
                        {"stored_bytes", t.stored_bytes},
                        {"expert_bytes", s.expert_bytes}});
   }
@@ -80,6 +90,7 @@ ordered_json to_json(braid::grouped_checkpoint const& g) {
                       {"groups", total.groups},
                       {"rows_per_channel", number_or_null(total.rows_per_channel())},
                       {"similarity", number_or_null(total.similarity())},
+                      {"residual_bytes", total.residual_bytes},
                       {"stored_bytes", total.stored_bytes},
                       {"expert_bytes", total.expert_bytes}});
   }
@@ -98,6 +109,7 @@ ordered_json to_json(braid::grouped_checkpoint const& g) {
           {"expert_bytes", g.expert_bytes()},
           {"stored_fraction", g.stored_fraction()},
           {"kept_bytes", kept},
+          {"residual_bytes", residual},
           {"files", files_json(g.files())},
           {"layers", std::move(layers)},
           {"tensors", std::move(tensors)}};

@@ -2,7 +2,7 @@
 
 /// The step from names on a command line to pipelines known at compile time. What touches every element, pruning and
 /// consensus, is compiled for each pair of policies; what is asked once a channel, similarity and clustering, is chosen
-/// at run time.
+/// at run time, and so is the residual.
 
 #include "method.hpp"
 
@@ -26,8 +26,20 @@ braid::report run_pipeline(braid::prune::magnitude const& prune, merge_method co
 braid::report run_pipeline(braid::prune::magnitude_rows const& prune, merge_method const& m, merge_job const& job);
 braid::report run_pipeline(braid::prune::magprune const& prune, merge_method const& m, merge_job const& job);
 
+// Defined in pipelines_residual_*.cpp: the same with residuals.
+braid::report run_residual_pipeline(braid::prune::none const& prune, merge_method const& m, merge_job const& job);
+braid::report run_residual_pipeline(braid::prune::dare const& prune, merge_method const& m, merge_job const& job);
+braid::report run_residual_pipeline(braid::prune::magnitude const& prune, merge_method const& m, merge_job const& job);
+braid::report run_residual_pipeline(braid::prune::magnitude_rows const& prune, merge_method const& m, merge_job const& job);
+braid::report run_residual_pipeline(braid::prune::magprune const& prune, merge_method const& m, merge_job const& job);
+
 inline braid::report run_pipeline(merge_method const& m, merge_job const& job) {
-  return std::visit([&](auto const& prune) { return run_pipeline(prune, m, job); }, m.prune);
+  return std::visit(
+      [&](auto const& prune) {
+        return m.residual.code == braid::residual_code::none ? run_pipeline(prune, m, job)
+                                                             : run_residual_pipeline(prune, m, job);
+      },
+      m.prune);
 }
 
 }  // namespace program

@@ -6,16 +6,19 @@
 
 namespace program {
 
-/// The pipelines of one pruning policy, for every consensus.
-template <class Prune>
-braid::report run_pruned(Prune const& prune, merge_method const& m, merge_job const& job) {
+/// The pipelines of one pruning policy, for every consensus. Residuals, which are asked for once a row, are chosen at run
+/// time; without them nothing but `Residual` = `residual::none` is compiled in.
+template <class Residual, class Prune>
+braid::report run_pruned(Residual const& residual, Prune const& prune, merge_method const& m, merge_job const& job) {
   return std::visit(
       [&]<class Consensus>(Consensus const& consensus) {
-        using merge = braid::channel_merge<braid::cpu, Prune, braid::similarity::any, braid::cluster::any, Consensus>;
+        using merge =
+            braid::channel_merge<braid::cpu, Prune, braid::similarity::any, braid::cluster::any, Consensus, Residual>;
         merge const method{{.prune = prune,
                             .similarity = m.similarity,
                             .cluster = m.cluster,
                             .consensus = consensus,
+                            .residual = residual,
                             .groups = m.groups,
                             .lambda = m.lambda,
                             .allow_nonfinite = m.allow_nonfinite}};

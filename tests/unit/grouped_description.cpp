@@ -62,15 +62,32 @@ TEST_CASE("a description needs little, and ignores what it doesn't know") {
   CHECK(d.tied.empty());
 }
 
+TEST_CASE("the second format names the codes of residuals, the first has none") {
+  auto j = good();
+  j["residuals"] = {{"c_attn", "ternary"}, {"embed", "trellis2"}};
+  CHECK(read(j).residuals.empty());
+  j["format"] = 2;
+  auto const d = read(j);
+  CHECK(d.residuals.at("c_attn") == residual_code::ternary);
+  CHECK(d.residuals.at("embed") == residual_code::trellis2);
+  CHECK(d.to_json() == j);
+  j["residuals"]["embed"] = "quaternary";
+  auto const [code, text] = refusal(j);
+  CHECK(code == static_cast<int>(grouped_code::unknown_code));
+  CHECK(text.find("the residual code \"quaternary\", which this braid") != std::string::npos);
+  j["residuals"] = {"ternary"};
+  CHECK(refusal(j).first == static_cast<int>(grouped_code::description_field));
+}
+
 TEST_CASE("a newer format is refused, and the refusal says which braid can read it") {
   auto j = good();
-  j["format"] = 2;
+  j["format"] = 3;
   j["version"] = "0.7.0";
   j["experts"] = "whatever a newer format may have here";
   auto const [code, text] = refusal(j);
   CHECK(code == static_cast<int>(grouped_code::newer_format));
-  CHECK(text.find("format 2; it was written by braid \"0.7.0\"") != std::string::npos);
-  CHECK(text.find("use a braid that reads format 2") != std::string::npos);
+  CHECK(text.find("format 3; it was written by braid \"0.7.0\"") != std::string::npos);
+  CHECK(text.find("use a braid that reads format 3") != std::string::npos);
   j.erase("version");
   CHECK(refusal(j).first == static_cast<int>(grouped_code::newer_format));
 }

@@ -31,7 +31,7 @@ struct coded {
   std::vector<float> value;
 };
 
-coded encoded(residual::any const& r, std::vector<float> const& x) {
+coded encoded(residual::any const& r, std::vector<float> const& x, float const* weight = nullptr) {
   auto const cols = static_cast<index_t>(x.size());
   coded out;
   out.plane.resize(static_cast<std::size_t>(residual_bytes(r.code, cols)));
@@ -39,7 +39,7 @@ coded encoded(residual::any const& r, std::vector<float> const& x) {
   out.value.resize(x.size());
   residual_workspace work;
   work.left.resize(x.size());
-  r.encode(x.data(), cols, out.plane.data(), out.scale.data(), work);
+  r.encode(x.data(), weight, cols, out.plane.data(), out.scale.data(), work);
   decode_residual(r.code, out.plane.data(), out.scale.data(), cols, out.value.data());
   return out;
 }
@@ -55,12 +55,12 @@ double squared_error(std::vector<float> const& a, std::vector<float> const& b) {
 
 template <class T>
 grouped_tensor<T> merged(residual::any const& r, int groups, std::vector<std::vector<T>> const& experts,
-                         std::vector<T> const& base, index_t channels, index_t cols, int threads = 1) {
+                         std::vector<T> const& base, index_t channels, index_t cols, int threads = 1, std::span<float const> weight = {}) {
   using merge = channel_merge<cpu, prune::none, similarity::cosine, cluster::exact, consensus::mean, residual::any>;
   static char const* const names[] = {"a", "b", "c", "d", "e", "f"};
   std::vector<expert_view<T>> views;
   for (std::size_t e = 0; e < experts.size(); ++e) { views.push_back({names[e], {experts[e].data(), channels, cols}}); }
-  return merge{{.residual = r, .groups = groups}}(cpu{threads}, "w", {base.data(), channels, cols}, views);
+  return merge{{.residual = r, .groups = groups}}(cpu{threads}, "w", {base.data(), channels, cols}, views, weight);
 }
 
 template <class T>
@@ -127,6 +127,86 @@ TEST_CASE("a row of zeros has a residual of zeros") {
     std::vector<float> const x(77, 0.0f);
     CHECK(squared_error(x, encoded(r, x).value) == 0.0);
   }
+}
+
+TEST_CASE("column weights of one change no bit of a code, and others move the error to where it counts little") {
+  for (auto const& r : all_residuals()) {
+    for (std::size_t cols : {std::size_t{1}, std::size_t{9}, std::size_t{513}}) {
+      INFO(r.name << ", " << cols << " columns");
+      auto const x = gaussian(cols, static_cast<unsigned>(cols) + 7);
+      std::vector<float> const ones(cols, 1.0f);
+      auto const plain = encoded(r, x);
+      auto const weighted = encoded(r, x, ones.data());
+      CHECK(plain.plane == weighted.plane);
+      CHECK(plain.value == weighted.value);
+    }
+    INFO(r.name);
+    // Large numbers where nobody looks, small ones where an error counts.
+    auto x = gaussian(4096, 3);
+    std::vector<float> weight(x.size());
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      x[i] = i % 2 == 0 ? 8.0f * x[i] : x[i];
+      weight[i] = i % 2 == 0 ? 0.001f : 1.0f;
+    }
+    auto const cost = [&](std::vector<float> const& value) {
+      double sum = 0.0;
+      for (std::size_t i = 0; i < x.size(); ++i) {
+        double const e = static_cast<double>(x[i]) - static_cast<double>(value[i]);
+        sum += static_cast<double>(weight[i]) * e * e;
+      }
+      return sum;
+    };
+    CHECK(cost(encoded(r, x, weight.data()).value) < 0.5 * cost(encoded(r, x).value));
+  }
+}
+
+TEST_CASE("merging with column weights of one is merging without, and weights that can't be meant are refused") {
+  index_t const channels = 5;
+  index_t const cols = 70;
+  auto const base = gaussian(static_cast<std::size_t>(channels * cols), 1);
+  std::vector<std::vector<float>> experts;
+  for (unsigned e = 0; e < 4; ++e) { experts.push_back(gaussian(base.size(), e + 2)); }
+  std::vector<float> weight(static_cast<std::size_t>(cols), 1.0f);
+  auto const plain = merged(residual::ternary{}, 2, experts, base, channels, cols);
+  auto const ones = merged(residual::ternary{}, 2, experts, base, channels, cols, 1, weight);
+  for (std::size_t e = 0; e < experts.size(); ++e) {
+    CHECK(plain.rows(e) == ones.rows(e));
+    CHECK(rebuilt(plain, e) == rebuilt(ones, e));
+  }
+  auto const merge_with = [&](std::vector<float> const& w) { return merged(residual::ternary{}, 2, experts, base, channels, cols, 1, w); };
+  CHECK_THROWS_AS(merge_with(std::vector<float>(69, 1.0f)), shape_error);
+  CHECK_THROWS_AS(merge_with(std::vector<float>(70, 0.0f)), argument_error);
+  weight[3] = -1.0f;
+  CHECK_THROWS_AS(merge_with(weight), argument_error);
+  weight[3] = std::nanf("");
+  CHECK_THROWS_AS(merge_with(weight), argument_error);
+  weight[3] = 0.0f;
+  CHECK_NOTHROW(merge_with(weight));
+}
+
+TEST_CASE("clustering joins the experts that are alike where columns count") {
+  // In the first half of the columns a is like b and c like d; in the second half a is like c, b like d, and louder.
+  index_t const cols = 64;
+  std::vector<float> const base(static_cast<std::size_t>(cols), 0.0f);
+  auto const shape = gaussian(static_cast<std::size_t>(cols), 1);
+  auto const other = gaussian(static_cast<std::size_t>(cols), 2);
+  std::vector<std::vector<float>> experts;
+  for (int e = 0; e < 4; ++e) {
+    auto w = gaussian(static_cast<std::size_t>(cols), static_cast<unsigned>(e) + 3);
+    for (index_t c = 0; c < cols; ++c) {
+      auto const i = static_cast<std::size_t>(c);
+      bool const first = c < cols / 2;
+      float const which = (first ? e / 2 : e % 2) == 0 ? shape[i] : other[i];
+      w[i] = 0.1f * w[i] + (first ? which : 3.0f * which);
+    }
+    experts.push_back(std::move(w));
+  }
+  std::vector<float> weight(static_cast<std::size_t>(cols), 0.0f);
+  std::fill(weight.begin(), weight.begin() + cols / 2, 2.0f);
+  auto const plain = merged(residual::none{}, 2, experts, base, 1, cols);
+  auto const halves = merged(residual::none{}, 2, experts, base, 1, cols, 1, weight);
+  CHECK((plain.group(0, 0) == plain.group(2, 0) && plain.group(0, 0) != plain.group(1, 0)));
+  CHECK((halves.group(0, 0) == halves.group(1, 0) && halves.group(0, 0) != halves.group(2, 0)));
 }
 
 TEST_CASE("a code is found again by its name") {

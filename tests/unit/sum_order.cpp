@@ -151,7 +151,9 @@ TEST_CASE("a channel's Gram matrix has the documented sums, whatever the storage
       braid::detail::distinct_rows distinct;
       braid::detail::find_distinct(block, 0, cols, work, distinct);
       for (bool const signs : {false, true}) {
-        braid::detail::channel_gram(block, 0, cols, distinct, signs, work);
+        braid::tensor_context context;
+        context.cols = cols;
+        braid::detail::channel_gram(context, block, 0, distinct, signs, work);
         for (int i = 0; i < distinct.count; ++i) {
           for (int j = 0; j < distinct.count; ++j) {
             auto const delta = [&](int k, index_t c) {

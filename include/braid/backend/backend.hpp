@@ -74,6 +74,22 @@ struct tensor_blocks {
                 "file, <braid/cuda.cuh> for braid::cuda");
 };
 
+/// The measuring pass of a storage budget: curves of error against bytes of all channels of a tensor.
+template <class Backend, class Similarity, class Cluster>
+struct measure_curves {
+  static_assert(always_false<Backend>,
+                "braid: this backend has no measure_curves; include <braid/braid.hpp> for braid::cpu, or, in a .cu file, "
+                "<braid/cuda.cuh> for braid::cuda");
+};
+
+/// How the distances of the experts from their mean are spread over the columns of a tensor.
+template <class Backend>
+struct column_scales {
+  static_assert(always_false<Backend>,
+                "braid: this backend has no column_scales; include <braid/braid.hpp> for braid::cpu, or, in a .cu file, "
+                "<braid/cuda.cuh> for braid::cuda");
+};
+
 }  // namespace ops
 
 BRAID_NAMESPACE_END

@@ -5,8 +5,10 @@
 #include <braid/core/concepts.hpp>
 #include <braid/residual/code.hpp>
 
+#include <cmath>
 #include <cstddef>
 #include <cstring>
+#include <memory>
 #include <vector>
 
 BRAID_NAMESPACE_BEGIN
@@ -38,11 +40,14 @@ struct tensor_channels {
   channel_rows base;  ///< without memory where a method has no base
   std::vector<channel_rows> experts;
   dtype out = dtype::f32;
+  float const* column_weight = nullptr;  ///< [cols], >= 0: what an error in a column counts; null: all one
 
   /// Channels `first .. first + rows`. Transposed ones, and rows that a file has put between the addresses that their
   /// elements need, are gathered into `scratch`, which the block then refers to.
   [[nodiscard]] channel_block block(index_t first, index_t rows, std::vector<std::byte>& scratch) const;
 };
+
+struct tensor_budget;  // cluster/budget.hpp
 
 /// What is the same for all blocks of a tensor.
 struct tensor_context {
@@ -53,6 +58,10 @@ struct tensor_context {
   std::vector<double> norms;        ///< lengths of the deltas over the tensor; empty unless the similarity needs them
   std::vector<magnitude_cut> cuts;  ///< one an expert; empty unless pruning cuts over the tensor
   bool allow_nonfinite = false;
+  std::shared_ptr<tensor_budget const> budget;  ///< chooses groups and codes for each channel; null: the method's own
+  float const* column_weight = nullptr;  ///< [cols], of the tensor: what an error in a column counts; null: all one
+  std::vector<float> root_weight;        ///< square roots of the weights; empty: all one
+  std::vector<bfloat16> column;          ///< [cols], scales of the residuals' columns; empty: all one
 };
 
 /// A block's residuals: channel by channel, in a channel expert by expert, nothing for rows without one.
@@ -60,6 +69,12 @@ struct residual_block {
   std::vector<std::byte> planes;
   std::vector<bfloat16> scales;
   std::vector<residual_code> code;  ///< [rows, experts]
+
+  void clear() noexcept {
+    planes.clear();
+    scales.clear();
+    code.clear();
+  }
 };
 
 /// The merged block. The caller provides the room.
@@ -157,6 +172,14 @@ inline char const* describe_nonfinite(float value) noexcept {
   if (value > 3.4028235e38f) { return "infinity"; }
   if (value < -3.4028235e38f) { return "-infinity"; }
   return "a delta whose square overflows float32";
+}
+
+/// Square roots of a tensor's column weights; empty: all one.
+inline std::vector<float> root_weights(tensor_channels const& tensor) {
+  std::vector<float> root;
+  if (tensor.column_weight == nullptr) { return root; }
+  for (index_t c = 0; c < tensor.cols; ++c) { root.push_back(std::sqrt(tensor.column_weight[c])); }
+  return root;
 }
 
 /// Channels in a block of the merge: about a megabyte of inputs, at least one channel. No result depends on it.

@@ -31,10 +31,12 @@ struct report {
     index_t stored_rows = 0;       ///< rows in the pool
     int groups = 0;                ///< most groups in a channel
     double similarity = std::numeric_limits<double>::quiet_NaN();  ///< mean cosine of members with their group's sum
+    std::uint64_t residual_bytes = 0;  ///< planes, scales, codes and column scales
   };
   std::vector<tensor> tensors;
   std::uint64_t bytes_read = 0;    ///< of base and experts
-  std::uint64_t stored_bytes = 0;  ///< all tensors of the merged checkpoint, index included
+  std::uint64_t stored_bytes = 0;  ///< all tensors of the merged checkpoint, index and residuals included
+  std::uint64_t residual_bytes = 0;  ///< of these, what rows lack against the rows of their groups
   std::uint64_t expert_bytes = 0;  ///< all tensors of all experts
   double stored_fraction = 0.0;    ///< stored_bytes / expert_bytes
   double seconds = 0.0;

@@ -13,6 +13,8 @@ struct run_options {
   std::uint64_t max_shard_bytes = 5'000'000'000;  ///< tensor bytes a file; a larger tensor has its own file
   bool overwrite = false;                         ///< replace a checkpoint at the output path
   bool hash_inputs = true;                        ///< record what was read; costs a hash of every input byte
+  /// What an error in each column of a merged weight counts, from a file of second moments; nothing: all the same
+  std::optional<column_weights> weights{};
   index_t block_rows = 0;                         ///< channels a block; 0: chosen. Never changes a result
   progress_callback on_progress{};
 };
@@ -20,8 +22,11 @@ struct run_options {
 /// Merges checkpoints: reads base and experts tensor by tensor, streams blocks of channels through `method`, and writes
 /// a grouped checkpoint (docs/format.md) that appears at `out` when it is complete, or not at all.
 ///
-/// Memory: a few megabytes a thread plus the index, whatever the size of the model; mapped input pages are given back
-/// as soon as they have been used. The same inputs, names and options give the same bytes.
+/// Memory: a few megabytes a thread plus the index (with residuals their scales, too), whatever the size of the model;
+/// mapped input pages are given back as soon as they have been used. Packed residuals wait for their place in the files
+/// in a temporary file beside the output, which is gone when the merge ends, however it does. The same inputs, names and options give the same bytes.
+/// With a budget (`channel_merge::options::budget`) all inputs are read once more before; the tensors of the result, index
+/// and residuals included, take no more than that fraction of the bytes of all tensors of the experts.
 /// @param method   such as a `channel_merge`
 /// @param base     the model that the experts were trained from
 /// @param experts  named by `checkpoint::name()`; their order doesn't matter
@@ -47,10 +52,11 @@ report run(Method const& method, checkpoint const& base, std::vector<checkpoint>
   grouped_description description;
   description.method = "channel_merge";
   description.recipe = detail::recipe_json(method.settings());
+  if (options.weights) { description.recipe["column_weights"] = options.weights->path().filename().string(); }
   description.seed = detail::recipe_seed(method.settings());
   detail::method_merger<Method> const merger(method, be);
   detail::job_options const job{options.max_shard_bytes, options.overwrite, options.hash_inputs, options.block_rows,
-                                options.on_progress};
+                                options.on_progress, options.weights ? &*options.weights : nullptr};
   return detail::merge_job(be, merger, base, sorted, names, plan, job).run(out, std::move(description));
 }
 

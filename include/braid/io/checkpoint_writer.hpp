@@ -16,8 +16,9 @@ struct tensor_plan {
   std::string name = {};
   dtype type = dtype::f32;
   std::vector<index_t> shape = {};  ///< empty: a scalar
-  bool growing = false;  ///< shape[0] is an upper bound: rows are appended; without any, the tensor is left out
-  int unit = -1;         ///< neighbours of the same unit go to the same file; negative: a unit of its own
+  bool growing = false;   ///< shape[0] is an upper bound: rows are appended; without any, the tensor is left out
+  int unit = -1;          ///< neighbours of the same unit go to the same file; negative: a unit of its own
+  bool new_file = false;  ///< begins a file, unless nothing precedes it; the order of element sizes starts anew
 };
 
 struct checkpoint_writer_options {
@@ -31,8 +32,8 @@ struct checkpoint_writer_options {
 /// everything durable and renames the directory, which is the moment at which the checkpoint exists. Destroyed without
 /// a commit, or after one that failed, the writer leaves nothing, and an older checkpoint at that path as it was.
 ///
-/// Tensors lie in the files in the order of the plan, which is one of falling element size; data starts at a multiple
-/// of 4096 bytes. So every tensor is aligned to its elements. Where a file ends depends on the plan and on how far
+/// Tensors lie in the files in the order of the plan, which in each file is one of falling element size; data starts at a
+/// multiple of 4096 bytes. So every tensor is aligned to its elements. Where a file ends depends on the plan and on how far
 /// growing tensors grew, never on timing: the same calls give the same bytes.
 ///
 /// `write` may be called from many threads; the other members from one thread at a time, also while others write.
@@ -72,7 +73,8 @@ class checkpoint_writer {
     slot_state& s = slots_[next_];
     bool const new_unit = next_ == 0 || s.unit < 0 || s.unit != slots_[next_ - 1].unit;
     if (shards_.empty() ||
-        (new_unit && shards_.back()->bytes != 0 && exceeds_limit(shards_.back()->bytes, unit_bytes(next_)))) {
+        (new_unit && shards_.back()->bytes != 0 &&
+         (s.new_file || exceeds_limit(shards_.back()->bytes, unit_bytes(next_))))) {
       open_shard();
     }
     s.home = shards_.back().get();
@@ -164,6 +166,16 @@ class checkpoint_writer {
     directory_.publish(options_.overwrite);
   }
 
+  /// Lets the files begin with another name than the options'. Before `commit`.
+  /// @throws argument_error if no file's name can begin so
+  void rename_stem(std::string stem) {
+    check_stem(stem);
+    options_.stem = std::move(stem);
+  }
+
+  /// The hidden directory: whoever needs room beside the checkpoint may use it, and has to leave it as it was.
+  [[nodiscard]] std::filesystem::path const& hidden_directory() const noexcept { return directory_.path(); }
+
   /// Bytes of tensors written so far, without headers and side files.
   [[nodiscard]] std::uint64_t bytes_written() const noexcept { return total_.load(std::memory_order_relaxed); }
 
@@ -179,16 +191,21 @@ class checkpoint_writer {
     tensor_meta meta;  // offset: in the data section; bytes: the upper bound while it grows
     bool growing = false;
     bool ended = false;  // it won't grow any more
+    bool new_file = false;
     int unit = -1;
     std::uint64_t header_room = 0;
     shard* home = nullptr;
     std::atomic<std::uint64_t> written{0};
   };
 
-  static std::filesystem::path checked_target(std::filesystem::path const& out, options const& opt) {
-    if (opt.stem.empty() || opt.stem.find('/') != std::string::npos || opt.stem.front() == '.') {
-      throw argument_error(detail::in_quotes(opt.stem) + " can't begin the names of files");
+  static void check_stem(std::string const& stem) {
+    if (stem.empty() || stem.find('/') != std::string::npos || stem.front() == '.') {
+      throw argument_error(detail::in_quotes(stem) + " can't begin the names of files");
     }
+  }
+
+  static std::filesystem::path checked_target(std::filesystem::path const& out, options const& opt) {
+    check_stem(opt.stem);
     check_output(out, {}, opt.overwrite);
     return detail::resolved(out);
   }
@@ -207,11 +224,12 @@ class checkpoint_writer {
       s.meta.shape = std::move(plans[i].shape);
       s.growing = plans[i].growing;
       s.unit = plans[i].unit;
+      s.new_file = plans[i].new_file;
       if (s.meta.name == "__metadata__" || !names.insert(s.meta.name).second) {
         throw misuse(s, "can't be written, because its name is taken");
       }
       if (s.growing && s.meta.shape.empty()) { throw misuse(s, "can't grow, because it is a scalar"); }
-      if (i != 0 && size_of(s.meta.type) > size_of(slots_[i - 1].meta.type)) {
+      if (i != 0 && !s.new_file && size_of(s.meta.type) > size_of(slots_[i - 1].meta.type)) {
         throw misuse(s, "has larger elements than the one before it; plan tensors in falling element size");
       }
       s.meta.bytes = planned_bytes(s);
@@ -269,7 +287,7 @@ class checkpoint_writer {
     std::uint64_t entries = 0;
     std::uint64_t least = 0;  // of what is in the file for certain: growing tensors may stay empty
     for (std::size_t i = next_; i < slots_.size();) {
-      if (least != 0 && exceeds_limit(least, unit_bytes(i))) { break; }
+      if (least != 0 && (slots_[i].new_file || exceeds_limit(least, unit_bytes(i)))) { break; }
       for (std::size_t const end = unit_end(i); i < end; ++i) {
         entries += slots_[i].header_room;
         least += slots_[i].growing ? 0 : slots_[i].meta.bytes;

@@ -17,8 +17,9 @@ struct extract_options {
 };
 
 /// A grouped checkpoint, opened for reading: several experts that share rows (docs/format.md). For each tensor there is
-/// a pool of rows; an expert is a row number per channel. Everything is checked when it is opened, the whole index
-/// included, so that no row number can lead outside the pool. Tensors' bytes are mapped, and valid while a copy of
+/// a pool of rows; an expert is a row number per channel, and in some checkpoints a residual that its row lacks against
+/// that of the pool. Everything is checked when it is opened, the whole index and all scales included, so that no number
+/// can lead outside the pool or the residuals. Tensors' bytes are mapped, and valid while a copy of
 /// `files()` lives; copies share the mapping. Const members may be called from many threads.
 ///
 /// Experts are counted in the order of their names. Wherever a tensor is asked for by name, a tied tensor is followed
@@ -35,10 +36,12 @@ class grouped_checkpoint {
     int axis = -1;                   ///< the channel axis; see `channel_layout`
     index_t first_channels = 0;      ///< of the first expert: so many rows the tensor of that name has
     index_t extra_rows = 0;          ///< so many more its pool has
-    std::uint64_t stored_bytes = 0;  ///< tensor, extra rows and index
+    std::uint64_t stored_bytes = 0;  ///< tensor, extra rows, index and residuals
     std::string action;              ///< "merge", "keep" or "base"; empty if the description doesn't say
     int groups = 0;                  ///< most groups that a channel has, as the description says; 0 if it doesn't
     double similarity = std::numeric_limits<double>::quiet_NaN();  ///< of the merged rows; NaN if it doesn't
+    std::uint64_t residual_bytes = 0;        ///< of stored_bytes: planes, scales, codes and column scales
+    std::vector<residual_code> residuals{};  ///< the codes that rows have, in ascending order; empty: all rows are the pool's
   };
 
   /// @throws io_error if the directory or a file can't be read
@@ -87,7 +90,30 @@ class grouped_checkpoint {
   /// The other rows of the pool [extra_rows, row_elements], contiguous whatever the channel axis.
   [[nodiscard]] std::span<std::byte const> extra_rows(std::string_view name) const { return find(name).extra_bytes; }
 
-  /// Rebuilds an expert's tensor, bit for bit, in its own shape and layout. Copies rows, neighbours at once.
+  /// The residual code of each expert's row in each channel [experts, channels] (`residual_code`); empty if the tensor has
+  /// no residuals. A row with a residual is `apply_residual` of its row of the pool.
+  [[nodiscard]] std::span<std::uint8_t const> residual_codes(std::string_view name) const { return find(name).residual.codes; }
+
+  /// Walks an expert's residuals, channel after channel: where each begins in `residual_planes` and `residual_scales`.
+  [[nodiscard]] residual_cursor residuals(std::string_view name) const { return find(name).residuals(); }
+
+  /// The packed planes of all residuals of a tensor.
+  [[nodiscard]] std::span<std::byte const> residual_planes(std::string_view name) const {
+    return find(name).residual.plane_bytes;
+  }
+
+  /// Their scales, as bfloat16: two bytes each. In files that braid has written they are aligned.
+  [[nodiscard]] std::span<std::byte const> residual_scales(std::string_view name) const {
+    return find(name).residual.scale_bytes;
+  }
+
+  /// What each column of the residuals is multiplied by [row_elements]; empty: nothing.
+  [[nodiscard]] std::span<bfloat16 const> residual_columns(std::string_view name) const {
+    return find(name).residual.columns;
+  }
+
+  /// Rebuilds an expert's tensor, bit for bit, in its own shape and layout. Copies rows, neighbours at once, and adds
+  /// residuals where there are any.
   /// @param out  exactly the tensor's bytes
   /// @throws argument_error if the expert lacks the tensor
   /// @throws shape_error if `out` has another size
@@ -100,7 +126,7 @@ class grouped_checkpoint {
   /// @throws io_error if the system refuses, or a side file is missing
   void extract(std::string_view expert, std::filesystem::path const& out, extract_options const& options = {}) const;
 
-  /// Bytes of everything stored: rows, extra rows, index.
+  /// Bytes of everything stored: rows, extra rows, index, residuals.
   [[nodiscard]] std::uint64_t stored_bytes() const noexcept { return stored_; }
 
   /// Bytes of the tensors of all experts' own directories together.
@@ -114,7 +140,7 @@ class grouped_checkpoint {
   /// The metadata as written, fields of newer writers included.
   [[nodiscard]] nlohmann::json const& description() const noexcept { return json_; }
 
-  /// The directory as the ordinary checkpoint that it also is: the first expert.
+  /// The directory as an ordinary checkpoint: the first expert; with residuals, what its rows are rebuilt from.
   [[nodiscard]] checkpoint const& files() const noexcept { return files_; }
 
  private:
@@ -137,7 +163,8 @@ class grouped_checkpoint {
       auto const said = description_.tensors.find(t.name);
       auto const s = said == description_.tensors.end() ? grouped_description::tensor{} : said->second;
       public_.push_back({t.name, t.type, t.shape, t.layout.channels, t.layout.row_elements, t.axis, t.first_channels,
-                         t.extra_count, t.stored_bytes(), s.action, s.groups, s.similarity});
+                         t.extra_count, t.stored_bytes(), s.action, s.groups, s.similarity, t.residual.stored_bytes(),
+                         t.residual.kinds()});
     }
   }
 
@@ -213,7 +240,7 @@ inline void grouped_checkpoint::read(std::string_view name, std::size_t expert, 
           std::memcpy(to, piece.data(), piece.size());
           to += piece.size();
         },
-        [](index_t, index_t) {});
+        [](detail::pool_progress const&) {});
   }
 }
 

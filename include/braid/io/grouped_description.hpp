@@ -2,6 +2,7 @@
 
 #include <braid/io/detail/grouped_fields.hpp>
 #include <braid/io/grouped_layout.hpp>
+#include <braid/residual/code.hpp>
 
 #include <cmath>
 #include <limits>
@@ -31,6 +32,7 @@ struct grouped_description {
     double similarity = std::numeric_limits<double>::quiet_NaN();  ///< NaN: nothing was merged, or not said
   };
 
+  int format = plain_format_version;           ///< `residual_format_version` where rows have residuals
   std::string version = BRAID_VERSION_STRING;  ///< of the braid that wrote it
   std::string method;
   nlohmann::json recipe = nlohmann::json::object();
@@ -40,6 +42,7 @@ struct grouped_description {
   std::map<std::string, std::string> tied;             ///< tensors stored once: alias, name that it is stored under
   std::map<std::string, int> channel_axis;             ///< of tensors whose axis isn't `default_channel_axis`
   std::map<std::string, std::vector<index_t>> shapes;  ///< with the most channels, where the file alone doesn't tell
+  std::map<std::string, residual_code> residuals;      ///< code of all rows of a tensor that others share, where it is one
   std::map<std::string, tensor> tensors;               ///< statistics; need not name every tensor
 
   /// The JSON text for the metadata.
@@ -50,7 +53,7 @@ struct grouped_description {
 
   /// Checks everything that needs no look at the tensors.
   /// @param where the checkpoint, for messages
-  /// @throws format_error newer_format, description_field, unsafe_path
+  /// @throws format_error newer_format, description_field, unsafe_path, unknown_code
   [[nodiscard]] static grouped_description from_json(nlohmann::json const& json, std::filesystem::path const& where);
 };
 
@@ -66,17 +69,19 @@ inline nlohmann::json grouped_description::to_json() const {
                         {"groups", t.groups},
                         {"similarity", std::isfinite(t.similarity) ? json(t.similarity) : json(nullptr)}};
   }
-  return {{"format", grouped_format_version},
-          {"version", version},
-          {"method", method},
-          {"recipe", recipe},
-          {"seed", seed},
-          {"base", {{"name", base.name}, {"hash", base.hash}}},
-          {"experts", std::move(list)},
-          {"tied", json(tied)},
-          {"channel_axis", json(channel_axis)},
-          {"shapes", json(shapes)},
-          {"tensors", std::move(statistics)}};
+  json all = {{"format", format},
+              {"version", version},
+              {"method", method},
+              {"recipe", recipe},
+              {"seed", seed},
+              {"base", {{"name", base.name}, {"hash", base.hash}}},
+              {"experts", std::move(list)},
+              {"tied", json(tied)},
+              {"channel_axis", json(channel_axis)},
+              {"shapes", json(shapes)},
+              {"tensors", std::move(statistics)}};
+  for (auto const& [name, code] : residuals) { all["residuals"][name] = std::string(name_of(code)); }
+  return all;
 }
 
 inline std::string grouped_description::to_text() const {
@@ -99,10 +104,11 @@ inline grouped_description grouped_description::from_json(nlohmann::json const& 
             : std::string();
     detail::refuse(grouped_code::newer_format, where,
                    "is a grouped checkpoint of format " + std::to_string(format) + writer + "; this braid (" +
-                       BRAID_VERSION_STRING + ") reads format " + std::to_string(grouped_format_version) +
+                       BRAID_VERSION_STRING + ") reads formats up to " + std::to_string(grouped_format_version) +
                        ": use a braid that reads format " + std::to_string(format));
   }
   grouped_description d;
+  d.format = static_cast<int>(format);
   d.version = top.at("version").string();
   d.method = top.at("method").string();
   if (auto const f = top.find("recipe")) { d.recipe = f->value(); }
@@ -147,6 +153,17 @@ inline grouped_description grouped_description::from_json(nlohmann::json const& 
   if (auto const shapes = top.find("shapes")) {
     shapes->each_member(
         [&](std::string const& name, detail::json_fields const& f) { d.shapes.emplace(name, f.shape()); });
+  }
+  if (auto const residuals = top.find("residuals"); residuals && format >= residual_format_version) {
+    residuals->each_member([&](std::string const& name, detail::json_fields const& f) {
+      auto const code = residual_code_named(f.string());
+      if (!code) {
+        detail::refuse(grouped_code::unknown_code, where,
+                       "the description gives tensor " + in_quotes(name) + " the residual code " + in_quotes(f.string()) +
+                           ", which this braid (" BRAID_VERSION_STRING ") doesn't know; use a newer one");
+      }
+      d.residuals.emplace(name, *code);
+    });
   }
   if (auto const tensors = top.find("tensors")) {
     tensors->each_member([&](std::string const& name, detail::json_fields const& f) {

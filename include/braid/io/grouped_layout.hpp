@@ -41,10 +41,22 @@ enum class grouped_code : int {
   channel_gap = 318,        ///< an expert's channels aren't the first so many, or break the tensor's shape
   unused_channel = 319,     ///< a channel that no expert has
   too_many_rows = 320,      ///< more than 2^31 - 1 rows in one pool
+  code_mismatch = 321,      ///< residual codes that aren't U8 [experts, channels], or that the description gives as well
+  unknown_code = 322,       ///< a residual code that this version of braid doesn't have
+  misplaced_code = 323,     ///< a residual where none can be: a row alone in its group, a channel that isn't there
+  missing_code = 324,       ///< residuals, their scales or column scales, but no code says how to read them
+  residual_mismatch = 325,  ///< the residuals aren't the U8 [bytes] that the codes need
+  scale_mismatch = 326,     ///< their scales aren't the BF16 [scales] that the codes need
+  column_mismatch = 327,    ///< the columns' scales aren't BF16 [elements of a row]
+  scale_value = 328,        ///< a scale that is NaN or infinite
 };
 
-/// The only version of the format so far: what this version of braid writes, and the newest that it reads.
-inline constexpr int grouped_format_version = 1;
+/// The newest version of the format that this version of braid reads.
+inline constexpr int grouped_format_version = 2;
+
+/// The version that it writes: the second only where rows have residuals, which a reader of the first would lose.
+inline constexpr int plain_format_version = 1;
+inline constexpr int residual_format_version = 2;
 
 /// The metadata key whose value is the description, a JSON text (`grouped_description`).
 inline constexpr std::string_view grouped_metadata_key = "braid";

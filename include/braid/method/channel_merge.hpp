@@ -9,7 +9,9 @@
 #include <tbb/enumerable_thread_specific.h>
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
+#include <span>
 
 BRAID_NAMESPACE_BEGIN
 
@@ -24,7 +26,12 @@ BRAID_NAMESPACE_BEGIN
 ///   4. `Residual` stores, in a few bits an element, what each member of such a group lacks. With `residual.sweeps` > 0
 ///      the shared row then becomes the one that leaves the least squared error, whatever pruning, consensus and lambda
 ///      made of it (for three or more members they give the start of the search). An expert's row is
-///      round(shared row + residual).
+///      round(shared row + residual). With `residual.rank_one` the scale of an element is its row's times its column's;
+///      the scales of the columns are measured over the whole tensor.
+///
+/// With a `budget`, the number of groups and the residual's code are chosen for each channel, so that the squared error
+/// is least for the bytes of the whole model (cluster/budget.hpp). In memory the budget is that of the tensor. Costs
+/// one measuring pass more.
 ///
 /// So `groups` = number of experts is lossless, and one group is the plain single-model method of the policies.
 /// The result depends on inputs, names and options alone: not on threads, tiles, instruction set or the order in which
@@ -45,6 +52,7 @@ class channel_merge {
     Consensus consensus{};
     Residual residual{};
     int groups = 2;                ///< K: at most that many rows a channel, 1 to 255
+    storage_budget budget{};       ///< chooses the groups of each channel, up to `groups`, and its residual's code
     float lambda = 1.0f;           ///< scales a group's merged delta
     bool allow_nonfinite = false;  ///< NaN and infinity in inputs are merged as they are instead of refused
   };
@@ -61,23 +69,35 @@ class channel_merge {
     validate_policy(options_.cluster);
     validate_policy(options_.consensus);
     validate_policy(options_.residual);
+    validate_policy(options_.budget);
+    if (codes_anything(options_.residual) && options_.residual.code == residual_code::none && !has_budget()) {
+      throw argument_error("residual::" + std::string(options_.residual.name) +
+                           " chooses a code for each channel under a budget: give one, or one code for all channels");
+    }
   }
 
   [[nodiscard]] options const& settings() const noexcept { return options_; }
+
+  [[nodiscard]] bool has_budget() const noexcept { return options_.budget.stored > 0.0; }
 
   /// Merges one tensor in memory.
   /// @param be      where to run; returns when done
   /// @param tensor  the tensor's name: keys the random choices
   /// @param base    [channels, inputs], any row stride
   /// @param experts named weights of the same shape; their order doesn't matter
+  /// @param column_weight [inputs], finite, >= 0, not all zero: what an error in a column counts, such as the mean square
+  ///        of the input that meets it (Wanda, arXiv 2306.11695) or a diagonal Fisher information. Clustering compares
+  ///        deltas, and residuals minimise squared errors, with these weights; pruning and consensus don't see them.
+  ///        Empty: all one, and the same bits as weights that are
   /// @return the merged tensor; experts in name order
   /// @throws shape_error, argument_error, value_error (NaN or infinity, naming expert, channel and column)
   template <storage_element T>
   [[nodiscard]] grouped_tensor<T> operator()(Backend const& be, std::string_view tensor,
                                              std::type_identity_t<tensor_view<T const, Backend::space>> base,
-                                             std::vector<expert_view<T, Backend::space>> const& experts) const {
+                                             std::vector<expert_view<T, Backend::space>> const& experts,
+                                             std::span<float const> column_weight = {}) const {
     grouped_tensor<T> out;
-    merge_into(be, tensor, base, experts, out);
+    merge_into(be, tensor, base, experts, out, column_weight);
     return out;
   }
 
@@ -85,7 +105,8 @@ class channel_merge {
   template <storage_element T>
   void merge_into(Backend const& be, std::string_view tensor,
                   std::type_identity_t<tensor_view<T const, Backend::space>> base,
-                  std::vector<expert_view<T, Backend::space>> const& experts, grouped_tensor<T>& out) const {
+                  std::vector<expert_view<T, Backend::space>> const& experts, grouped_tensor<T>& out,
+                  std::span<float const> column_weight = {}) const {
     std::vector<std::string> names;
     for (auto const& e : experts) { names.emplace_back(e.name); }
     auto const order = detail::order_by_name(names);
@@ -95,6 +116,11 @@ class channel_merge {
     source.cols = base.cols();
     source.base = rows_of(base);
     source.out = dtype_of<T>;
+    if (!column_weight.empty() && static_cast<index_t>(column_weight.size()) != base.cols()) {
+      throw shape_error(std::string(tensor) + ": " + std::to_string(column_weight.size()) + " column weights for " +
+                        std::to_string(base.cols()) + " columns; give one a column");
+    }
+    source.column_weight = column_weight.empty() ? nullptr : column_weight.data();
     for (std::size_t const i : order) {
       auto const& w = experts[i].weight;
       if (w.rows() != base.rows() || w.cols() != base.cols()) {
@@ -106,7 +132,7 @@ class channel_merge {
       sorted.push_back(names[i]);
     }
     try {
-      fill(be, prepare(be, tensor, sorted, source), source, sorted, out);
+      fill(be, prepare_alone(be, tensor, sorted, source), source, sorted, out);
     } catch (detail::nonfinite_found const& found) {
       auto const& at = found.where;
       throw value_error(std::string(tensor) + ": " +
@@ -118,25 +144,36 @@ class channel_merge {
 
   /// What a streaming engine needs: measures a tensor, once, before its blocks are merged.
   /// @param names of the experts, in name order
+  /// @throws argument_error for column weights that can't be meant
   [[nodiscard]] tensor_context prepare(Backend const& be, std::string_view tensor, std::vector<std::string> const& names,
                                        tensor_channels const& source) const {
-    // One group, or a group for each, leaves nothing to search for.
-    bool const clusters = options_.groups > 1 && options_.groups < static_cast<int>(names.size());
-    if constexpr (requires { options_.cluster.check_experts(0); }) {
-      if (clusters) { options_.cluster.check_experts(static_cast<int>(names.size())); }
-    }
-    tensor_context context;
-    context.channels = source.channels;
-    context.cols = source.cols;
-    context.allow_nonfinite = options_.allow_nonfinite;
-    context.stream = stream_hash(tensor, "");
-    for (auto const& n : names) { context.keys.push_back({stream_hash(tensor, n), source.channels, source.cols}); }
-    if (clusters && options_.similarity.needs_norms) { context.norms = ops::delta_norms<Backend>{}(be, source); }
-    if constexpr (Prune::measures == statistic::tensor_cut) {
-      if (options_.groups < static_cast<int>(names.size())) {
-        context.cuts = ops::magnitude_cuts<Backend>{}(be, source, options_.prune.keep_count(source.channels * source.cols));
-      }
-    }
+    tensor_context context = context_of(tensor, names, source);
+    if (clusters(names.size()) && options_.similarity.needs_norms) { context.norms = ops::delta_norms<Backend>{}(be, source); }
+    finish_context(be, context, source);
+    return context;
+  }
+
+  /// With a budget: the measuring pass over a tensor, whose curves are added to the model's.
+  /// @return what `prepare_measured` takes, once the price is known
+  [[nodiscard]] measured_tensor measure(Backend const& be, std::string_view tensor, std::vector<std::string> const& names,
+                                        tensor_channels const& source, cluster::budget_histogram& curves) const {
+    tensor_context context = context_of(tensor, names, source);
+    ops::measure_curves<Backend, Similarity, Cluster> const op{options_.similarity, options_.cluster, options_.groups,
+                                                               codes_of(options_.residual), options_.budget.weighting};
+    measured_tensor measured;
+    measured.budget = op(be, source, context, curves);
+    measured.norms = std::move(context.norms);
+    return measured;
+  }
+
+  /// With a budget: `prepare`, for a tensor that was measured.
+  [[nodiscard]] tensor_context prepare_measured(Backend const& be, std::string_view tensor,
+                                                std::vector<std::string> const& names, tensor_channels const& source,
+                                                measured_tensor const& measured) const {
+    tensor_context context = context_of(tensor, names, source);
+    context.norms = measured.norms;
+    context.budget = measured.budget;
+    finish_context(be, context, source);
     return context;
   }
 
@@ -149,6 +186,70 @@ class channel_merge {
   }
 
  private:
+  /// One group, or a group for each, leaves nothing to search for.
+  [[nodiscard]] bool clusters(std::size_t experts) const noexcept {
+    return options_.groups > 1 && (options_.groups < static_cast<int>(experts) || (has_budget() && experts > 2));
+  }
+
+  [[nodiscard]] tensor_context context_of(std::string_view tensor, std::vector<std::string> const& names,
+                                          tensor_channels const& source) const {
+    if constexpr (requires { options_.cluster.check_experts(0); }) {
+      if (clusters(names.size())) { options_.cluster.check_experts(static_cast<int>(names.size())); }
+    }
+    check_column_weight(tensor, source);
+    tensor_context context;
+    context.channels = source.channels;
+    context.cols = source.cols;
+    context.allow_nonfinite = options_.allow_nonfinite;
+    context.column_weight = source.column_weight;
+    context.root_weight = detail::root_weights(source);
+    context.stream = stream_hash(tensor, "");
+    for (auto const& n : names) { context.keys.push_back({stream_hash(tensor, n), source.channels, source.cols}); }
+    return context;
+  }
+
+  void finish_context(Backend const& be, tensor_context& context, tensor_channels const& source) const {
+    if constexpr (Prune::measures == statistic::tensor_cut) {
+      if (has_budget() || options_.groups < static_cast<int>(source.experts.size())) {
+        context.cuts = ops::magnitude_cuts<Backend>{}(be, source, options_.prune.keep_count(source.channels * source.cols));
+      }
+    }
+    if (options_.residual.rank_one && codes_anything(options_.residual) &&
+        (has_budget() || options_.groups < static_cast<int>(source.experts.size()))) {
+      context.column = ops::column_scales<Backend>{}(be, source);
+    }
+  }
+
+  /// A tensor in memory is a model of its own.
+  [[nodiscard]] tensor_context prepare_alone(Backend const& be, std::string_view tensor, std::vector<std::string> const& names,
+                                             tensor_channels const& source) const {
+    if (!has_budget()) { return prepare(be, tensor, names, source); }
+    cluster::budget_histogram curves;
+    measured_tensor const measured = measure(be, tensor, names, source, curves);
+    auto const rows = static_cast<std::uint64_t>(source.channels);
+    std::uint64_t const row = static_cast<std::uint64_t>(source.cols) * size_of(source.out);
+    std::uint64_t const labels = rows * names.size();
+    std::uint64_t const fixed = rows * row + labels + (codes_anything(options_.residual) ? labels : 0);
+    measured.budget->price = detail::budget_price(options_.budget, curves, rows * row * names.size(), fixed, tensor);
+    return prepare_measured(be, tensor, names, source, measured);
+  }
+
+  static void check_column_weight(std::string_view tensor, tensor_channels const& source) {
+    if (source.column_weight == nullptr) { return; }
+    bool all_zero = source.cols > 0;
+    for (index_t c = 0; c < source.cols; ++c) {
+      float const h = source.column_weight[c];
+      if (!std::isfinite(h) || h < 0.0f) {
+        throw argument_error(std::string(tensor) + ": the weight of column " + std::to_string(c) + " is " +
+                             std::to_string(h) + "; give finite numbers, none below 0");
+      }
+      all_zero = all_zero && !(h > 0.0f);
+    }
+    if (all_zero) {
+      throw argument_error(std::string(tensor) + ": all column weights are 0; one at least has to be above");
+    }
+  }
+
   template <class View>
   static channel_rows rows_of(View const& view) noexcept {
     using T = typename View::value_type;
@@ -172,7 +273,7 @@ class channel_merge {
     std::vector<index_t> extra_rows(static_cast<std::size_t>(blocks));
     std::vector<std::int64_t> similarity(static_cast<std::size_t>(blocks));
     std::vector<index_t> compared(static_cast<std::size_t>(blocks));
-    bool const codes = options_.residual.code != residual_code::none;
+    bool const codes = codes_anything(options_.residual);
     std::vector<residual_block> residuals(codes ? static_cast<std::size_t>(blocks) : 0);
     operation const op = block_operation();
     struct local {
@@ -215,7 +316,7 @@ class channel_merge {
       }
       placed += count;
     }
-    access::place_residuals(out, residuals);
+    access::place_residuals(out, residuals, context.column);
     auto const total = std::accumulate(compared.begin(), compared.end(), index_t{0});
     auto const sum = static_cast<double>(std::accumulate(similarity.begin(), similarity.end(), std::int64_t{0}));
     access::finish(out, placed, total == 0 ? 1.0 : sum / merged_block::similarity_unit / static_cast<double>(total));

@@ -2,7 +2,7 @@
 
 #include <braid/backend/channel_block.hpp>
 #include <braid/core/error.hpp>
-#include <braid/residual/code.hpp>
+#include <braid/residual/apply.hpp>
 
 #include <algorithm>
 #include <cstring>
@@ -28,7 +28,7 @@ struct expert_view {
 
 /// A merged tensor in memory: a pool of rows and an index. The pool holds group 0 of every channel, channel by channel,
 /// then the further groups' rows, channel by channel. The index [experts, channels] says which group an expert is in.
-/// With residuals, an expert's row is round(row of the pool + decoded residual).
+/// With residuals, an expert's row is round(row of the pool + column scales * decoded residual), see `apply_residual`.
 template <storage_element T>
 class grouped_tensor {
  public:
@@ -87,11 +87,14 @@ class grouped_tensor {
     return code_.empty() ? residual_code::none : code_[static_cast<std::size_t>(channel) * names_.size() + expert];
   }
 
-  /// Bytes of pool, index and residuals; the codes where they differ.
+  /// Scales of the residuals' columns, [cols]; empty: all one.
+  [[nodiscard]] std::span<bfloat16 const> column_scales() const noexcept { return column_; }
+
+  /// Bytes of pool, index, residuals and their columns' scales; the codes where they differ.
   [[nodiscard]] std::size_t stored_bytes() const noexcept {
     bool const uniform = std::adjacent_find(code_.begin(), code_.end(), std::not_equal_to<>()) == code_.end();
     return static_cast<std::size_t>(pool_rows() * cols_) * sizeof(T) + (extra_rows_ == 0 ? 0 : index_.size()) +
-           planes_.size() + scales_.size() * sizeof(bfloat16) + (uniform ? 0 : code_.size());
+           planes_.size() + (scales_.size() + column_.size()) * sizeof(bfloat16) + (uniform ? 0 : code_.size());
   }
 
   /// Rebuilds an expert's weight [channels, cols].
@@ -104,25 +107,20 @@ class grouped_tensor {
     }
     if (cols_ == 0) { return; }
     auto const from = rows(expert);
-    for (index_t c = 0; c < channels_; ++c) {
-      std::memcpy(static_cast<void*>(out.row(c)), data() + from[static_cast<std::size_t>(c)] * cols_,
-                  static_cast<std::size_t>(cols_) * sizeof(T));
-    }
-    if (code_.empty()) { return; }
-    std::vector<float> residual(static_cast<std::size_t>(cols_));
+    bool const coded = !code_.empty();
+    bfloat16 const* const column = column_.empty() ? nullptr : column_.data();
     std::byte const* plane = planes_.data();
     bfloat16 const* scale = scales_.data();
-    for (std::size_t i = 0; i < code_.size(); ++i) {
-      residual_code const code = code_[i];
-      if (i % names_.size() == expert && code != residual_code::none) {
-        decode_residual(code, plane, scale, cols_, residual.data());
-        T* const row = out.row(static_cast<index_t>(i / names_.size()));
-        for (index_t c = 0; c < cols_; ++c) {
-          row[c] = T(static_cast<float>(row[c]) + residual[static_cast<std::size_t>(c)]);
-        }
+    for (index_t c = 0; c < channels_; ++c) {
+      auto const* const shared = reinterpret_cast<std::byte const*>(data() + from[static_cast<std::size_t>(c)] * cols_);
+      auto* const row = reinterpret_cast<std::byte*>(out.row(c));
+      if (!coded) { apply_residual(dtype_of<T>, shared, residual_code::none, nullptr, nullptr, nullptr, cols_, row); }
+      for (std::size_t e = 0; coded && e < names_.size(); ++e) {
+        residual_code const code = residual(e, c);
+        if (e == expert) { apply_residual(dtype_of<T>, shared, code, plane, scale, column, cols_, row); }
+        plane += residual_bytes(code, cols_);
+        scale += residual_scales(code);
       }
-      plane += residual_bytes(code, cols_);
-      scale += residual_scales(code);
     }
   }
 
@@ -144,6 +142,7 @@ class grouped_tensor {
   std::vector<residual_code> code_;  // [channels, experts], or empty
   std::vector<std::byte> planes_;
   std::vector<bfloat16> scales_;
+  std::vector<bfloat16> column_;
   double similarity_ = 1.0;
 };
 
@@ -168,15 +167,18 @@ struct grouped_tensor_access {
     t.code_.clear();
     t.planes_.clear();
     t.scales_.clear();
+    t.column_.clear();
     return t.storage_.get();
   }
   template <class T>
   static std::uint8_t* index(braid::grouped_tensor<T>& t) noexcept {
     return t.index_.data();
   }
-  /// The residuals of all blocks, in order.
+  /// The residuals of all blocks, in order, and the scales of their columns.
   template <class T>
-  static void place_residuals(braid::grouped_tensor<T>& t, std::vector<residual_block> const& blocks) {
+  static void place_residuals(braid::grouped_tensor<T>& t, std::vector<residual_block> const& blocks,
+                              std::vector<bfloat16> const& column) {
+    t.column_ = column;
     for (auto const& b : blocks) {
       t.code_.insert(t.code_.end(), b.code.begin(), b.code.end());
       t.planes_.insert(t.planes_.end(), b.planes.begin(), b.planes.end());

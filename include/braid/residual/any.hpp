@@ -16,14 +16,16 @@ struct any {
   std::string_view name = none::name;
   residual_code code = none::code;
   int sweeps = none::sweeps;
+  bool rank_one = none::rank_one;
 
   any() = default;
   template <class R>
     requires(std::constructible_from<decltype(choice), R> && !std::same_as<R, any>)
-  any(R r) noexcept : choice(r), name(r.name), code(r.code), sweeps(r.sweeps) {}
+  any(R r) noexcept : choice(r), name(r.name), code(r.code), sweeps(r.sweeps), rank_one(r.rank_one) {}
 
-  void encode(float const* x, index_t cols, std::byte* plane, bfloat16* scale, residual_workspace& work) const {
-    std::visit([&](auto const& r) { r.encode(x, cols, plane, scale, work); }, choice);
+  void encode(float const* x, float const* weight, index_t cols, std::byte* plane, bfloat16* scale,
+              residual_workspace& work) const {
+    std::visit([&](auto const& r) { r.encode(x, weight, cols, plane, scale, work); }, choice);
   }
 };
 static_assert(residual_policy<any>);

@@ -1,16 +1,15 @@
 #pragma once
 
-/// How a row's residual is stored: the numbers of the format (docs/format.md) and the one decoder.
+/// How a row's residual is stored: the numbers of the format (docs/format.md). residual/decode.hpp is the one decoder.
 
 #include <braid/core/float_types.hpp>
-#include <braid/residual/detail/trellis_table.hpp>
+#include <braid/core/types.hpp>
 
 #include <array>
 #include <cstddef>
 #include <optional>
 #include <string_view>
 
-BRAID_STRICT_FP_BEGIN
 BRAID_NAMESPACE_BEGIN
 
 /// The residual of an expert's row against the row that its group shares. Values are those of `braid.code.T`.
@@ -61,69 +60,4 @@ inline constexpr int residual_codes = 7;
   return 0;
 }
 
-namespace detail {
-
-inline unsigned plane_byte(std::byte const* plane, index_t i) noexcept {
-  return std::to_integer<unsigned>(plane[i]);
-}
-
-/// A set bit is minus.
-inline float signed_scale(std::byte const* plane, index_t col, float scale) noexcept {
-  unsigned const bit = plane_byte(plane, col >> 3) >> (col & 7) & 1u;
-  return bit != 0 ? -scale : scale;
-}
-
-template <int Bits>
-void decode_trellis(std::byte const* plane, float scale, index_t cols, float* out) noexcept {
-  unsigned state = 0;
-  for (index_t c = 0; c < cols; ++c) {
-    index_t const at = c * Bits;
-    unsigned const bits = plane_byte(plane, at >> 3) >> (at & 7) & ((1u << Bits) - 1u);
-    state = (state << Bits | bits) & 255u;
-    out[c] = scale * trellis_value<Bits>(state);
-  }
-}
-
-}  // namespace detail
-
-/// The residual of a row, in float32: what is added to the shared row before the one rounding to its type.
-/// @param plane  [residual_bytes(code, cols)]
-/// @param scale  [residual_scales(code)]
-/// @param out    [cols]
-inline void decode_residual(residual_code code, std::byte const* plane, bfloat16 const* scale, index_t cols, float* out) {
-  switch (code) {
-    case residual_code::none:
-      for (index_t c = 0; c < cols; ++c) { out[c] = 0.0f; }
-      return;
-    case residual_code::sign1:
-    case residual_code::sign2:
-    case residual_code::sign3: {
-      index_t const stride = (cols + 7) / 8;
-      float const first = static_cast<float>(scale[0]);
-      for (index_t c = 0; c < cols; ++c) { out[c] = detail::signed_scale(plane, c, first); }
-      for (int pass = 1; pass < residual_scales(code); ++pass) {
-        float const s = static_cast<float>(scale[pass]);
-        std::byte const* const p = plane + pass * stride;
-        for (index_t c = 0; c < cols; ++c) { out[c] = out[c] + detail::signed_scale(p, c, s); }
-      }
-      return;
-    }
-    case residual_code::ternary: {
-      float const s = static_cast<float>(scale[0]);
-      float const digit[3] = {-s, 0.0f, s};
-      for (index_t c = 0; c < cols;) {
-        unsigned five = detail::plane_byte(plane, c / 5);
-        for (int i = 0; i < 5 && c < cols; ++i, ++c) {
-          out[c] = digit[five % 3];
-          five /= 3;
-        }
-      }
-      return;
-    }
-    case residual_code::trellis1: detail::decode_trellis<1>(plane, static_cast<float>(scale[0]), cols, out); return;
-    case residual_code::trellis2: detail::decode_trellis<2>(plane, static_cast<float>(scale[0]), cols, out); return;
-  }
-}
-
 BRAID_NAMESPACE_END
-BRAID_STRICT_FP_END

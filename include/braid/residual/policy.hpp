@@ -10,6 +10,7 @@ BRAID_NAMESPACE_BEGIN
 /// One thread's memory for encoding.
 struct residual_workspace {
   std::vector<float> left;              ///< [cols] at least
+  std::vector<float> weight;
   std::vector<std::uint8_t> decisions;  ///< for a search that has to find its way back
 };
 
@@ -17,12 +18,14 @@ struct residual_workspace {
 /// reader has them all.
 template <class R>
 concept residual_policy =
-    std::copyable<R> && requires(R const r, float const* x, index_t cols, std::byte* plane, bfloat16* scale,
-                                 residual_workspace& work) {
+    std::copyable<R> && requires(R const r, float const* x, float const* weight, index_t cols, std::byte* plane,
+                                 bfloat16* scale, residual_workspace& work) {
       { r.name } -> std::convertible_to<std::string_view>;
       { r.code } -> std::convertible_to<residual_code>;
       { r.sweeps } -> std::convertible_to<int>;   // refinements of the shared row; 0: it stays as it was merged
-      r.encode(x, cols, plane, scale, work);      // x [cols], finite
+      { r.rank_one } -> std::convertible_to<bool>;  // the scale of an element: its row's times its column's
+      // x [cols], finite; weight [cols], finite and >= 0, or null for all one: minimises sum weight[c] * error[c]^2
+      r.encode(x, weight, cols, plane, scale, work);
     };
 
 BRAID_NAMESPACE_END

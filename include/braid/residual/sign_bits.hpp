@@ -1,6 +1,7 @@
 #pragma once
 
-#include <braid/residual/detail/row_sum.hpp>
+#include <braid/residual/detail/bit_planes.hpp>
+#include <braid/residual/detail/magnitude_sums.hpp>
 #include <braid/residual/policy.hpp>
 
 #include <array>
@@ -10,124 +11,128 @@ BRAID_STRICT_FP_BEGIN
 BRAID_NAMESPACE_BEGIN
 namespace residual {
 
-/// B passes of signs, each with one scale a row: x ~ +-s0 +-s1 ... Each scale starts as the mean absolute value of what
-/// the passes before have left. With several passes, the scales that are best for these signs (least squares) and the
-/// signs that are best for these scales then follow each other a few times, while the error falls. One pass is BitDelta's
-/// code (Liu et al., NeurIPS 2024, arXiv 2402.10193) with a scale a row. B bits an element and 2 B bytes a row.
+/// B passes of signs, each with one scale a row: x ~ +-s0 +-s1 ... With one pass the scale is the mean absolute value:
+/// BitDelta's code (Liu et al., NeurIPS 2024, arXiv 2402.10193) with a scale a row. With several, the 2^B levels that the
+/// signs can name start where they suit a Gaussian row; then the scales that are best for these signs (least squares) and
+/// the signs that are best for these scales follow each other a few times (Lloyd's algorithm, whose error never rises).
+/// B bits an element and 2 B bytes a row.
 template <int B>
   requires(B >= 1 && B <= 3)
 struct sign_bits {
   static constexpr std::string_view name = B == 1 ? "sign1" : B == 2 ? "sign2" : "sign3";
   static constexpr residual_code code = B == 1 ? residual_code::sign1 : B == 2 ? residual_code::sign2 : residual_code::sign3;
   int sweeps = 3;
+  bool rank_one = false;
 
-  void encode(float const* x, index_t cols, std::byte* plane, bfloat16* scale, residual_workspace& work) const {
-    float* const left = work.left.data();
-    for (index_t c = 0; c < cols; ++c) { left[c] = std::fabs(x[c]); }
+  void encode(float const* x, float const* weight, index_t cols, std::byte* plane, bfloat16* scale,
+              residual_workspace& work) const {
+    braid::detail::magnitude_sum const all(x, weight, cols);
     scales s{};
-    for (int pass = 0; pass < B; ++pass) {
-      float const mean = cols == 0 ? 0.0f : detail::row_sum(cols, [&](index_t c) { return left[c]; }) / static_cast<float>(cols);
-      float const a = rounded(mean);
-      s[pass] = a;
-      for (index_t c = 0; c < cols; ++c) { left[c] = std::fabs(left[c] - a); }
-    }
-    if constexpr (B > 1) { refine(x, cols, s); }
-    index_t const stride = (cols + 7) / 8;
-    for (index_t i = 0; i < stride; ++i) {
-      unsigned bits[passes]{};
-      index_t const n = cols - 8 * i < 8 ? cols - 8 * i : 8;
-      for (int k = 0; k < n; ++k) {
-        float rest = x[8 * i + k];
-        for (int pass = 0; pass < B; ++pass) {
-          bool const minus = rest < 0.0f;
-          bits[pass] |= static_cast<unsigned>(minus) << k;
-          rest = minus ? rest + s[pass] : rest - s[pass];
-        }
+    if constexpr (B == 1) {
+      s[0] = all.mean();
+    } else {
+      for (int pass = 0; pass < B; ++pass) { s[pass] = start[pass] * all.mean(); }
+      if (!refine(x, weight, cols, all, s)) {
+        greedy(x, weight, cols, all, s, work);
+        refine(x, weight, cols, all, s);
       }
-      for (int pass = 0; pass < B; ++pass) { plane[pass * stride + i] = static_cast<std::byte>(bits[pass]); }
     }
-    for (int pass = 0; pass < B; ++pass) { scale[pass] = bfloat16(s[pass]); }
+    for (int pass = 0; pass < B; ++pass) {
+      scale[pass] = braid::detail::stored_scale(s[pass]);
+      s[pass] = static_cast<float>(scale[pass]);
+    }
+    float limit[3]{};
+    thresholds(s, limit);
+    braid::detail::dispatch<braid::detail::write_planes_body<B>>(x, cols, static_cast<float const*>(limit), plane);
   }
 
  private:
   static constexpr auto passes = static_cast<std::size_t>(B);
-  static constexpr auto classes = std::size_t{1} << (B - 1);  // what the signs make of an absolute value
+  static constexpr int classes = 1 << (B - 1);  // of an absolute value, by the thresholds that it lies above
+  static constexpr auto level_count = static_cast<std::size_t>(classes);
+  static constexpr int rounds = 3;
+  /// The best scales of a Gaussian row, in units of its mean absolute value.
+  static constexpr float start[3] = {B == 2 ? 1.2298f : 1.4080f, B == 2 ? 0.6629f : 0.7760f, 0.4090f};
+
   struct scales {
     float of[passes];
     float& operator[](int i) noexcept { return of[i]; }
     float operator[](int i) const noexcept { return of[i]; }
   };
 
-  static float rounded(float x) noexcept { return static_cast<float>(bfloat16(x)); }
+  /// Where the second pass, and the third, change their signs: halfway between neighbouring levels.
+  static void thresholds(scales const& s, float* limit) noexcept {
+    if constexpr (B == 2) { limit[0] = s[0]; }
+    if constexpr (B == 3) {
+      limit[0] = s[0] - s[1];
+      limit[1] = s[0];
+      limit[2] = s[0] + s[1];
+    }
+  }
 
-  /// The class of an absolute value: bit i says that pass i + 1 subtracts.
-  static int class_of(float y, scales const& s) noexcept {
-    int k = 0;
-    float rest = y - s[0];
+  /// Each scale is the mean absolute value of what the passes before have left: scales that suit no Gaussian.
+  static void greedy(float const* x, float const* weight, index_t cols, braid::detail::magnitude_sum const& all, scales& s,
+                     residual_workspace& work) noexcept {
+    float* const left = work.left.data();
+    for (index_t c = 0; c < cols; ++c) { left[c] = x[c]; }
+    s[0] = all.mean();
     for (int pass = 1; pass < B; ++pass) {
-      bool const minus = rest < 0.0f;
-      k |= static_cast<int>(minus) << (pass - 1);
-      rest = minus ? rest + s[pass] : rest - s[pass];
+      for (index_t c = 0; c < cols; ++c) { left[c] = std::fabs(left[c]) - s[pass - 1]; }
+      s[pass] = braid::detail::magnitude_sum(left, weight, cols).mean();
     }
-    return k;
   }
 
-  static float squared_error(float const* x, index_t cols, scales const& s) noexcept {
-    return detail::row_sum(cols, [&](index_t c) {
-      float const y = std::fabs(x[c]);
-      float rest = y - s[0];
-      for (int pass = 1; pass < B; ++pass) { rest = std::fabs(rest) - s[pass]; }
-      return rest * rest;
-    });
-  }
-
-  static void refine(float const* x, index_t cols, scales& s) noexcept {
-    constexpr int rounds = 4;
-    float best = squared_error(x, cols, s);
-    for (int round = 0; round < rounds && best > 0.0f; ++round) {
-      double count[classes];
-      double sum[classes];
-      for (int k = 0; k < static_cast<int>(classes); ++k) {
-        count[k] = static_cast<double>(detail::row_sum(
-            cols, [&](index_t c) { return class_of(std::fabs(x[c]), s) == k ? 1.0f : 0.0f; }));
-        sum[k] = static_cast<double>(detail::row_sum(cols, [&](index_t c) {
-          float const y = std::fabs(x[c]);
-          return class_of(y, s) == k ? y : 0.0f;
-        }));
+  /// Lloyd's algorithm, a few rounds of it. @return false where the first one found no scales
+  static bool refine(float const* x, float const* weight, index_t cols, braid::detail::magnitude_sum const& all, scales& s) noexcept {
+    for (int round = 0; round < rounds; ++round) {
+      float limit[3]{};
+      float above[2 * level_count];
+      thresholds(s, limit);
+      braid::detail::dispatch<braid::detail::sums_above_body<classes - 1>>(x, weight, cols, static_cast<float const*>(limit),
+                                                                           static_cast<float*>(above));
+      double sum[level_count];
+      double count[level_count];
+      for (int k = 0; k < classes; ++k) {
+        double const whole_sum = static_cast<double>(k == 0 ? all.magnitude : above[2 * (k - 1)]);
+        double const whole_count = static_cast<double>(k == 0 ? all.weight : above[2 * (k - 1) + 1]);
+        sum[k] = whole_sum - (k + 1 < classes ? static_cast<double>(above[2 * k]) : 0.0);
+        count[k] = whole_count - (k + 1 < classes ? static_cast<double>(above[2 * k + 1]) : 0.0);
       }
-      scales next;
-      if (!solve(count, sum, next)) { return; }
-      float const error = squared_error(x, cols, next);
-      if (!(error < best)) { return; }
-      best = error;
-      s = next;
+      if (!solve(count, sum, s)) { return round > 0; }
     }
+    return true;
   }
 
-  /// Least squares for the scales, by Gauss. @return false where the classes can't tell them apart, or they don't fall
+  /// Least squares for the scales, by Gauss. @return false where the classes can't tell them apart, or they don't fall;
+  /// then they stay as they were
   static bool solve(double const* count, double const* sum, scales& s) noexcept {
     double m[passes][passes + 1]{};
-    for (int k = 0; k < static_cast<int>(classes); ++k) {
+    for (int k = 0; k < classes; ++k) {
+      if (!(count[k] > 0.0)) { return false; }
+      // Class k of 4 is minus minus, minus plus, plus minus, plus plus, after the first pass's plus.
       double sign[passes];
       sign[0] = 1.0;
-      for (int pass = 1; pass < B; ++pass) { sign[pass] = (k >> (pass - 1) & 1) != 0 ? -1.0 : 1.0; }
+      for (int pass = 1; pass < B; ++pass) { sign[pass] = (k >> (B - 1 - pass) & 1) != 0 ? 1.0 : -1.0; }
       for (int i = 0; i < B; ++i) {
         for (int j = 0; j < B; ++j) { m[i][j] += sign[i] * sign[j] * count[k]; }
         m[i][B] += sign[i] * sum[k];
       }
     }
+    double const least = 1e-6 * m[0][0];
     for (int i = 0; i < B; ++i) {
-      if (!(std::fabs(m[i][i]) > 1e-6)) { return false; }
+      if (!(std::fabs(m[i][i]) > least)) { return false; }
       for (int r = 0; r < B; ++r) {
         if (r == i) { continue; }
         double const f = m[r][i] / m[i][i];
         for (int c = i; c <= B; ++c) { m[r][c] -= f * m[i][c]; }
       }
     }
+    scales found;
     for (int i = 0; i < B; ++i) {
-      s[i] = rounded(static_cast<float>(m[i][B] / m[i][i]));
-      if (!(s[i] >= 0.0f) || (i > 0 && s[i] > s[i - 1])) { return false; }
+      found[i] = static_cast<float>(m[i][B] / m[i][i]);
+      if (!(found[i] >= 0.0f) || (i > 0 && found[i] > found[i - 1])) { return false; }
     }
+    s = found;
     return true;
   }
 };

@@ -1,43 +1,36 @@
 #pragma once
 
-#include <braid/residual/detail/row_sum.hpp>
+#include <braid/residual/detail/magnitude_sums.hpp>
+#include <braid/residual/detail/ternary_digits.hpp>
 #include <braid/residual/policy.hpp>
-
-#include <cmath>
 
 BRAID_STRICT_FP_BEGIN
 BRAID_NAMESPACE_BEGIN
 namespace residual {
 
 /// Minus, zero or plus one scale a row, five elements a byte: 1.6 bits an element and two bytes a row. Starts from
-/// zero below 0.7 of the row's mean absolute value; then the scale is the mean absolute value of the others and zero is
-/// what lies nearer to it than to the scale, a few times over (Lloyd's algorithm, whose error never rises).
+/// zero below 0.767 of the row's mean absolute value, which is best for a Gaussian row; then the scale is the mean
+/// absolute value of the others and zero is what lies nearer to it than to the scale, a few times over (Lloyd's algorithm,
+/// whose error never rises).
 struct ternary {
   static constexpr std::string_view name = "ternary";
   static constexpr residual_code code = residual_code::ternary;
   int sweeps = 3;
+  bool rank_one = false;
 
-  void encode(float const* x, index_t cols, std::byte* plane, bfloat16* scale, residual_workspace&) const noexcept {
-    constexpr int rounds = 4;
-    float const all = detail::row_sum(cols, [&](index_t c) { return std::fabs(x[c]); });
-    float threshold = cols == 0 ? 0.0f : 0.7f * (all / static_cast<float>(cols));
-    float s = 0.0f;
+  void encode(float const* x, float const* weight, index_t cols, std::byte* plane, bfloat16* scale,
+              residual_workspace&) const noexcept {
+    constexpr int rounds = 3;
+    float threshold = 0.767f * detail::magnitude_sum(x, weight, cols).mean();
+    scale[0] = bfloat16(0.0f);
     for (int round = 0; round < rounds; ++round) {
-      float const sum = detail::row_sum(cols, [&](index_t c) { return std::fabs(x[c]) > threshold ? std::fabs(x[c]) : 0.0f; });
-      float const kept = detail::row_sum(cols, [&](index_t c) { return std::fabs(x[c]) > threshold ? 1.0f : 0.0f; });
-      s = kept > 0.0f ? static_cast<float>(bfloat16(sum / kept)) : 0.0f;
-      threshold = 0.5f * s;
+      float above[2];
+      detail::dispatch<detail::sums_above_body<1>>(x, weight, cols, static_cast<float const*>(&threshold),
+                                                   static_cast<float*>(above));
+      scale[0] = detail::stored_scale(above[1] > 0.0f ? above[0] / above[1] : 0.0f);
+      threshold = 0.5f * static_cast<float>(scale[0]);
     }
-    for (index_t c = 0; c < cols;) {
-      unsigned five = 0;
-      unsigned place = 1;
-      for (int i = 0; i < 5; ++i, ++c, place *= 3) {
-        unsigned const digit = c >= cols ? 1u : x[c] > threshold ? 2u : x[c] < -threshold ? 0u : 1u;
-        five += digit * place;
-      }
-      plane[(c - 1) / 5] = static_cast<std::byte>(five);
-    }
-    scale[0] = bfloat16(s);
+    detail::dispatch<detail::write_ternary_body>(x, cols, threshold, plane);
   }
 };
 static_assert(residual_policy<ternary>);

@@ -1,9 +1,9 @@
 #pragma once
 
-#include <braid/residual/detail/row_sum.hpp>
+#include <braid/residual/detail/magnitude_sums.hpp>
+#include <braid/residual/detail/trellis_search.hpp>
 #include <braid/residual/policy.hpp>
 
-#include <algorithm>
 #include <cmath>
 
 BRAID_STRICT_FP_BEGIN
@@ -24,93 +24,47 @@ struct trellis {
   static constexpr std::string_view name = B == 1 ? "trellis1" : "trellis2";
   static constexpr residual_code code = B == 1 ? residual_code::trellis1 : residual_code::trellis2;
   int sweeps = 2;
+  bool rank_one = false;
 
-  void encode(float const* x, index_t cols, std::byte* plane, bfloat16* scale, residual_workspace& work) const {
-    auto const room = static_cast<std::size_t>(cols) * predecessors;
-    if (work.decisions.size() < room) { work.decisions.resize(room); }
-    index_t const bytes = residual_bytes(code, cols);
-    for (index_t i = 0; i < bytes; ++i) { plane[i] = std::byte{0}; }
+  void encode(float const* x, float const* weight, index_t cols, std::byte* plane, bfloat16* scale,
+              residual_workspace& work) const {
     scale[0] = bfloat16(0.0f);
-    float const square = detail::row_sum(cols, [&](index_t c) { return x[c] * x[c]; });
-    float const s = cols == 0 ? 0.0f : std::sqrt(square / static_cast<float>(cols));
+    for (index_t i = 0; i < residual_bytes(code, cols); ++i) { plane[i] = std::byte{0}; }
+    float sums[2];
+    braid::detail::dispatch<braid::detail::product_sum_body>(x, x, weight, cols, static_cast<float*>(sums));
+    float const total = braid::detail::magnitude_sum(x, weight, cols).weight;
+    float const s = total > 0.0f ? std::sqrt(sums[0] / total) : 0.0f;
     if (!(s > 0.0f) || !std::isfinite(s)) { return; }
-    best_path(x, s, cols, plane, work.decisions.data());
-    // The scale that is best for this path.
+
+    auto const room = static_cast<std::size_t>(cols * braid::detail::trellis_decision_bytes);
+    if (work.decisions.size() < room) { work.decisions.resize(room); }
     float* const value = work.left.data();
-    bfloat16 const unit(1.0f);
-    decode_residual(code, plane, &unit, cols, value);
-    float const cross = detail::row_sum(cols, [&](index_t c) { return x[c] * value[c]; });
-    float const self = detail::row_sum(cols, [&](index_t c) { return value[c] * value[c]; });
-    scale[0] = bfloat16(cross > 0.0f && self > 0.0f ? cross / self : 0.0f);
+    braid::detail::dispatch<braid::detail::divide_body>(x, s, cols, value);
+    float const* unit = nullptr;  // weights whose mean is 1
+    if (weight != nullptr) {
+      if (work.weight.size() < static_cast<std::size_t>(cols)) { work.weight.resize(static_cast<std::size_t>(cols)); }
+      braid::detail::dispatch<braid::detail::divide_body>(weight, total / static_cast<float>(cols), cols, work.weight.data());
+      unit = work.weight.data();
+    }
+    float last[braid::detail::trellis_states];
+    braid::detail::dispatch<path_body>(static_cast<float const*>(value), unit, cols, work.decisions.data(),
+                                       static_cast<float*>(last), plane, value);
+    // The scale that is best for this path.
+    braid::detail::dispatch<braid::detail::product_sum_body>(x, static_cast<float const*>(value), weight, cols,
+                                                             static_cast<float*>(sums));
+    scale[0] = braid::detail::stored_scale(sums[1] > 0.0f ? sums[0] / sums[1] : 0.0f);
   }
 
  private:
-  static constexpr int states = 256;
-  static constexpr int branches = 1 << B;
-  static constexpr int predecessors = states >> B;  // states that share all bits but the oldest B
-
-  /// Viterbi. State n = (older << B | new) & 255 is reached from the states n >> B | k << (8 - B). Costs are kept with
-  /// the newest bits outermost, [branches, predecessors], so that all loops run over neighbours but one.
-  static void best_path(float const* x, float scale, index_t cols, std::byte* plane, std::uint8_t* decision) noexcept {
-    constexpr auto b_count = static_cast<std::size_t>(branches);
-    constexpr auto p_count = static_cast<std::size_t>(predecessors);
-    alignas(64) float table[b_count][p_count];
-    alignas(64) float cost[b_count][p_count];
-    alignas(64) float plain[states];
-    alignas(64) float best[p_count];
-    alignas(64) std::uint32_t chosen[p_count];
-    for (int b = 0; b < branches; ++b) {
-      for (int p = 0; p < predecessors; ++p) {
-        table[b][p] = scale * detail::trellis_value<B>(static_cast<unsigned>(p * branches + b));
-        cost[b][p] = b == 0 && p == 0 ? 0.0f : 1e30f;  // the register starts empty; not infinity: differences are taken
-      }
+  /// There and back with one instruction set: the layout of the decisions is its own.
+  struct path_body {
+    template <int W>
+    BRAID_ALWAYS_INLINE static void run(float const* x, float const* weight, index_t cols, std::uint8_t* decision,
+                                        float* last, std::byte* plane, float* value) noexcept {
+      braid::detail::trellis_forward_body<B>::template run<W>(x, weight, cols, decision, last);
+      braid::detail::trellis_backward_body<B>::template run<W>(last, decision, cols, plane, value);
     }
-    for (index_t c = 0; c < cols; ++c) {
-      for (int p = 0; p < predecessors; ++p) {
-        for (int b = 0; b < branches; ++b) { plain[p * branches + b] = cost[b][p]; }
-      }
-      for (int p = 0; p < predecessors; ++p) {
-        best[p] = plain[p];
-        chosen[p] = 0;
-      }
-      for (int k = 1; k < branches; ++k) {
-        float const* const other = plain + k * predecessors;
-        for (int p = 0; p < predecessors; ++p) {
-          bool const less = other[p] < best[p];
-          best[p] = less ? other[p] : best[p];
-          chosen[p] = less ? static_cast<std::uint32_t>(k) : chosen[p];
-        }
-      }
-      std::uint8_t* const kept = decision + c * predecessors;
-      for (int p = 0; p < predecessors; ++p) { kept[p] = static_cast<std::uint8_t>(chosen[p]); }
-      float const v = x[c];
-      for (int b = 0; b < branches; ++b) {
-        for (int p = 0; p < predecessors; ++p) {
-          float const e = v - table[b][p];
-          cost[b][p] = best[p] + e * e;
-        }
-      }
-      if ((c & 127) == 127) {  // costs stay small, so that sums keep their digits however long the row is
-        float const floor = *std::min_element(best, best + predecessors);
-        for (int b = 0; b < branches; ++b) {
-          for (int p = 0; p < predecessors; ++p) { cost[b][p] = cost[b][p] - floor; }
-        }
-      }
-    }
-    unsigned state = 0;
-    float least = cost[0][0];
-    for (unsigned n = 1; n < states; ++n) {
-      float const at = cost[n & (branches - 1u)][n >> B];
-      state = at < least ? n : state;
-      least = at < least ? at : least;
-    }
-    for (index_t c = cols; c-- > 0;) {
-      index_t const at = c * B;
-      plane[at >> 3] |= static_cast<std::byte>((state & (branches - 1u)) << (at & 7));
-      unsigned const p = state >> B;
-      state = p | static_cast<unsigned>(decision[c * predecessors + static_cast<index_t>(p)]) << (8 - B);
-    }
-  }
+  };
 };
 static_assert(residual_policy<trellis<1>> && residual_policy<trellis<2>>);
 

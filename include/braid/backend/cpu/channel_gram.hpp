@@ -57,9 +57,10 @@ inline void find_distinct(channel_block const& block, index_t row, index_t cols,
   }
 }
 
-/// Adds the dot products of the distinct rows' deltas (or their signs) to `work.dots`, by way of float32 segments.
+/// Adds the dot products of the distinct rows' deltas (or their signs) to `work.dots`, by way of float32 segments. Each
+/// delta (or sign) is first multiplied by `root` [cols] and rounded, if there is one.
 inline void buffered_dots(channel_block const& block, index_t row, index_t cols, distinct_rows const& distinct, bool signs,
-                          channel_workspace& work) {
+                          float const* root, channel_workspace& work) {
   int const n = distinct.count;
   std::byte const* const base_row = block.base.row(row);
   float* const base = work.base.fit(sum_order::segment);
@@ -71,6 +72,7 @@ inline void buffered_dots(channel_block const& block, index_t row, index_t cols,
       float* const delta = deltas + i * segment_stride;
       subtract_base(expert.type, at_column(expert.row(row), expert.type, c), static_cast<float const*>(base), delta, count);
       if (signs) { dispatch<sign_body>(delta, count); }
+      if (root != nullptr) { dispatch<root_weight_body>(root + c, delta, count); }
       pad_segment(delta, count);
     }
     dispatch<gram_body>(static_cast<float const*>(deltas), n, padded(count), work.dots.data());
@@ -86,14 +88,16 @@ inline bool one_type(channel_block const& block) noexcept {
 }
 
 /// Gram matrix [count, count] of the distinct rows' deltas (or their signs), float64 copies of float32 sums, into
-/// `work.gram`. Not finite only where an input isn't, or where a square overflows float32.
-inline void channel_gram(channel_block const& block, index_t row, index_t cols, distinct_rows const& distinct,
-                         bool signs, channel_workspace& work) {
+/// `work.gram`. With column weights h: sum of (root(h) x) (root(h) y), each of the three products rounded. Not finite only where an input isn't, or where a square overflows float32.
+inline void channel_gram(tensor_context const& context, channel_block const& block, index_t row,
+                         distinct_rows const& distinct, bool signs, channel_workspace& work) {
+  index_t const cols = context.cols;
+  float const* const root = context.root_weight.empty() ? nullptr : context.root_weight.data();
   int const n = distinct.count;
   std::byte const* const base_row = block.base.row(row);
   work.dots.assign(static_cast<std::size_t>(triangle(n, 0)), 0.0f);
   float* const dots = work.dots.data();
-  if (!signs && n >= 2 && n <= most_direct && has_direct_kernels(block.base.type) && one_type(block)) {
+  if (!signs && root == nullptr && n >= 2 && n <= most_direct && has_direct_kernels(block.base.type) && one_type(block)) {
     visit_direct_dtype(block.base.type, [&]<class T>(T*) {
       T const* rows[most_direct + 1];
       rows[0] = reinterpret_cast<T const*>(base_row);
@@ -106,7 +110,7 @@ inline void channel_gram(channel_block const& block, index_t row, index_t cols, 
       });
     });
   } else {
-    buffered_dots(block, row, cols, distinct, signs, work);
+    buffered_dots(block, row, cols, distinct, signs, root, work);
   }
   work.gram.resize(static_cast<std::size_t>(n) * static_cast<std::size_t>(n));
   for (int i = 0; i < n; ++i) {

@@ -3,6 +3,7 @@
 #include <braid/backend/channel_block.hpp>
 #include <braid/backend/cpu/gram.hpp>
 #include <braid/backend/cpu/row_select.hpp>
+#include <braid/cluster/budget.hpp>
 #include <braid/residual/policy.hpp>
 
 #include <memory>
@@ -40,12 +41,18 @@ struct channel_workspace {
   aligned_floats target;   // [cols], what a residual has to encode
   aligned_floats member_rows;   // [members, cols]
   aligned_floats member_codes;  // [members, cols], decoded residuals
+  aligned_floats divided;       // [cols], a target less the columns' scales
+  aligned_floats column_scale;   // [cols]
+  aligned_floats column_weight;  // [cols]
   residual_workspace residual;
   std::vector<std::byte> planes;  // [experts, plane]: one channel's residuals
   std::vector<bfloat16> scales;   // [experts, scales]
   std::vector<std::byte> spare_plane;
   std::vector<float> dots; // lower triangle
   std::vector<double> gram;
+  std::vector<double> delta_gram;  // beside `gram`, which a similarity has normalised
+  std::vector<double> importance;  // [distinct rows]
+  braid::cluster::curve_workspace curve;
   std::vector<std::vector<std::uint32_t>> ranks;  // per expert, [cols]
   row_workspace select;
 };

@@ -98,6 +98,14 @@ struct sign_body {
   }
 };
 
+/// x *= root: with the root of a column's weight on both sides, a dot product counts the column by its weight.
+struct root_weight_body {
+  template <int W>
+  BRAID_ALWAYS_INLINE static void run(float const* root, float* x, int count) noexcept {
+    for (int c = 0; c < count; ++c) { x[c] = root[c] * x[c]; }
+  }
+};
+
 /// Sets `*found` where an element is NaN or infinite.
 struct nonfinite_body {
   template <int W>

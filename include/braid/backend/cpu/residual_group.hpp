@@ -4,37 +4,39 @@
 
 #include <braid/backend/cpu/channel_workspace.hpp>
 #include <braid/backend/cpu/convert.hpp>
-#include <braid/residual/detail/row_sum.hpp>
+#include <braid/backend/cpu/residual_kernels.hpp>
+#include <braid/residual/decode.hpp>
 #include <braid/residual/policy.hpp>
 
 #include <algorithm>
 #include <array>
-#include <cmath>
-#include <variant>
 
 BRAID_STRICT_FP_BEGIN
 BRAID_NAMESPACE_BEGIN
 namespace detail {
 
-template <class Residual>
-struct encode_body {
-  template <int W>
-  BRAID_ALWAYS_INLINE static void run(Residual const* residual, float const* x, index_t cols, std::byte* plane,
-                                      bfloat16* scale, residual_workspace* work) {
-    residual->encode(x, cols, plane, scale, *work);
+/// What encoding the residuals of a tensor needs of its columns. A residual is the column's scale times what is coded, so
+/// an error in what is coded counts by the scale's square.
+struct residual_columns {
+  float const* scale = nullptr;          // [cols], or null: all one
+  float const* coded_weight = nullptr;   // [cols], or null: what an error in what is coded counts
+  float const* column_weight = nullptr;  // [cols], or null: what an error in the residual counts
+
+  residual_columns(tensor_context const& context, channel_workspace& work) : column_weight(context.column_weight) {
+    coded_weight = column_weight;
+    if (context.column.empty()) { return; }
+    auto const cols = static_cast<std::size_t>(context.cols);
+    float* const wide_scale = work.column_scale.fit(cols);
+    float* const weight = work.column_weight.fit(cols);
+    for (std::size_t c = 0; c < cols; ++c) {
+      wide_scale[c] = static_cast<float>(context.column[c]);
+      float const square = wide_scale[c] * wide_scale[c];
+      weight[c] = column_weight == nullptr ? square : column_weight[c] * square;
+    }
+    scale = wide_scale;
+    coded_weight = weight;
   }
 };
-
-/// Encodes with the widest instruction set there is. A residual chosen at run time is looked into first.
-template <class Residual>
-void encode_residual(Residual const& residual, float const* x, index_t cols, std::byte* plane, bfloat16* scale,
-                     residual_workspace& work) {
-  if constexpr (requires { residual.choice; }) {
-    std::visit([&](auto const& r) { encode_residual(r, x, cols, plane, scale, work); }, residual.choice);
-  } else {
-    dispatch<encode_body<Residual>>(&residual, x, cols, plane, scale, &work);
-  }
-}
 
 /// Codes the members' residuals jointly. The squared error that the best shared row m leaves is that of the numbers
 /// W_k - q_k round their mean, so m needn't be known while the codes q are searched: each member in turn codes its
@@ -46,8 +48,9 @@ void encode_residual(Residual const& residual, float const* x, index_t cols, std
 template <class Residual>
 class residual_group {
  public:
-  residual_group(Residual const& residual, channel_block const& block, index_t row, index_t cols, channel_workspace& work)
-      : residual_(residual), block_(block), row_(row), cols_(cols), work_(work),
+  residual_group(Residual const& residual, residual_columns const& columns, channel_block const& block, index_t row,
+                 index_t cols, channel_workspace& work)
+      : residual_(residual), columns_(columns), block_(block), row_(row), cols_(cols), work_(work),
         plane_bytes_(static_cast<std::size_t>(residual_bytes(residual.code, cols))),
         scales_(static_cast<std::size_t>(residual_scales(residual.code))), spare_plane_(work.spare_plane) {}
 
@@ -57,14 +60,14 @@ class residual_group {
   /// @param planes [n, residual_bytes(code, cols)]
   /// @param scales [n, residual_scales(code)]
   void code(int const* expert, int const* weight, int n, std::byte* shared, std::byte* planes, bfloat16* scales) {
-    auto const size = static_cast<std::size_t>(n) * static_cast<std::size_t>(cols_);
-    rows_ = work_.member_rows.fit(size);
-    coded_ = work_.member_codes.fit(size);
-    target_ = work_.target.fit(static_cast<std::size_t>(cols_));
-    mean_ = work_.row.fit(static_cast<std::size_t>(cols_));
+    auto const cols = static_cast<std::size_t>(cols_);
+    rows_ = work_.member_rows.fit(static_cast<std::size_t>(n) * cols);
+    coded_ = work_.member_codes.fit(static_cast<std::size_t>(n) * cols);
+    target_ = work_.target.fit(cols);
+    sum_ = work_.row.fit(cols);
     planes_ = planes;
     scale_ = scales;
-    if (work_.residual.left.size() < static_cast<std::size_t>(cols_)) { work_.residual.left.resize(static_cast<std::size_t>(cols_)); }
+    if (work_.residual.left.size() < cols) { work_.residual.left.resize(cols); }
     spare_plane_.resize(plane_bytes_);
     for (int i = 0; i < n; ++i) {
       channel_rows const& from = block_.experts[static_cast<std::size_t>(expert[i])];
@@ -73,15 +76,16 @@ class residual_group {
     if (residual_.sweeps > 0) {
       if (n == 2) {
         // From the mean, both would code the same distance with opposite signs, and stay there.
-        for (std::size_t c = 0; c < size; ++c) { coded_[c] = 0.0f; }
+        std::fill_n(coded_, 2 * cols, 0.0f);
       } else {
         code_against(shared, n);
       }
-      for (int s = 0; s < residual_.sweeps; ++s) { sweep(weight, n); }
-      weighted_mean(weight, n);
+      float const total = sum_left(weight, n);
+      for (int s = 0; s < residual_.sweeps; ++s) { sweep(weight, total, n); }
+      sum_left(weight, n);
+      dispatch<divide_body>(static_cast<float const*>(sum_), total, cols_, sum_);
       visit_dtype(block_.out, [&]<class T>(T*) {
-        T* const out = reinterpret_cast<T*>(shared);
-        for (index_t c = 0; c < cols_; ++c) { out[c] = T(mean_[c]); }
+        dispatch<narrow_body<T>>(static_cast<float const*>(sum_), cols_, reinterpret_cast<T*>(shared));
       });
       code_better(shared, n);
     } else {
@@ -98,36 +102,38 @@ class residual_group {
 
   /// Codes `target_`, and decodes what that stores.
   void encode_target(std::byte* plane, bfloat16* scale, float* decoded) {
-    for (index_t c = 0; c < cols_; ++c) { target_[c] = std::isfinite(target_[c]) ? target_[c] : 0.0f; }
-    encode_residual(residual_, target_, cols_, plane, scale, work_.residual);
+    float const* x = target_;
+    if (columns_.scale != nullptr) {
+      float* const divided = work_.divided.fit(static_cast<std::size_t>(cols_));
+      dispatch<divide_columns_body>(x, columns_.scale, cols_, divided);
+      x = divided;
+    }
+    residual_.encode(x, columns_.coded_weight, cols_, plane, scale, work_.residual);
     decode_residual(residual_.code, plane, scale, cols_, decoded);
+    if (columns_.scale != nullptr) { dispatch<multiply_columns_body>(columns_.scale, cols_, decoded); }
   }
   void encode_target(int i) { encode_target(plane_of(i), scale_of(i), row_of(coded_, i)); }
 
-  /// The target is what a member lacks against the row in `mean_`.
+  /// The target is what a member lacks against the shared row, which is in `sum_`.
   void aim(int i) {
-    float const* const w = row_of(rows_, i);
-    for (index_t c = 0; c < cols_; ++c) { target_[c] = w[c] - mean_[c]; }
+    dispatch<distance_body>(static_cast<float const*>(row_of(rows_, i)), static_cast<float const*>(sum_), cols_, target_);
   }
 
   [[nodiscard]] std::byte* plane_of(int i) const noexcept { return planes_ + static_cast<std::size_t>(i) * plane_bytes_; }
   [[nodiscard]] bfloat16* scale_of(int i) const noexcept { return scale_ + static_cast<std::size_t>(i) * scales_; }
 
-  [[nodiscard]] float error(float const* coded) const noexcept {
-    return row_sum(cols_, [&](index_t c) {
-      float const e = target_[c] - coded[c];
-      return e * e;
-    });
-  }
-
   /// Against the shared row as it was rounded, each member takes a new code if that is better than the one it has.
   void code_better(std::byte const* shared, int n) {
-    widen_row(shared, block_.out, mean_);
+    widen_row(shared, block_.out, sum_);
     for (int i = 0; i < n; ++i) {
       aim(i);
       float* const decoded = row_of(rows_, i);  // the member's own row isn't needed once its target is known
       encode_target(spare_plane_.data(), spare_scale_.data(), decoded);
-      if (error(decoded) < error(row_of(coded_, i))) {
+      float error[2];
+      dispatch<two_errors_body>(static_cast<float const*>(target_), static_cast<float const*>(decoded),
+                                static_cast<float const*>(row_of(coded_, i)), columns_.column_weight, cols_,
+                                static_cast<float*>(error));
+      if (error[0] < error[1]) {
         std::copy_n(spare_plane_.data(), plane_bytes_, plane_of(i));
         std::copy_n(spare_scale_.data(), scales_, scale_of(i));
       }
@@ -135,49 +141,42 @@ class residual_group {
   }
 
   void code_against(std::byte const* shared, int n) {
-    widen_row(shared, block_.out, mean_);
+    widen_row(shared, block_.out, sum_);
     for (int i = 0; i < n; ++i) {
       aim(i);
       encode_target(i);
     }
   }
 
-  /// What the members leave, added up: into `mean_`. @return the number of experts
-  float weighted_sum(int const* weight, int n) {
+  /// What the members leave, added up in their order: into `sum_`. @return the number of experts
+  float sum_left(int const* weight, int n) {
     float total = 0.0f;
-    for (index_t c = 0; c < cols_; ++c) { mean_[c] = 0.0f; }
+    std::fill_n(sum_, cols_, 0.0f);
     for (int i = 0; i < n; ++i) {
       auto const times = static_cast<float>(weight[i]);
       total = total + times;
-      float const* const w = row_of(rows_, i);
-      float const* const q = row_of(coded_, i);
-      for (index_t c = 0; c < cols_; ++c) { mean_[c] = mean_[c] + times * (w[c] - q[c]); }
+      add_left(i, times);
     }
     return total;
   }
 
-  void weighted_mean(int const* weight, int n) {
-    float const total = weighted_sum(weight, n);
-    for (index_t c = 0; c < cols_; ++c) { mean_[c] = mean_[c] / total; }
+  void add_left(int i, float times) {
+    dispatch<add_left_body>(static_cast<float const*>(row_of(rows_, i)), static_cast<float const*>(row_of(coded_, i)), times,
+                            cols_, sum_);
   }
 
-  void sweep(int const* weight, int n) {
-    float const total = weighted_sum(weight, n);
+  void sweep(int const* weight, float total, int n) {
     for (int i = 0; i < n; ++i) {
       auto const times = static_cast<float>(weight[i]);
-      float const others = total - times;
-      float const* const w = row_of(rows_, i);
-      float* const q = row_of(coded_, i);
-      for (index_t c = 0; c < cols_; ++c) {
-        mean_[c] = mean_[c] - times * (w[c] - q[c]);
-        target_[c] = w[c] - mean_[c] / others;
-      }
+      dispatch<aim_body>(static_cast<float const*>(row_of(rows_, i)), static_cast<float const*>(row_of(coded_, i)), times,
+                         1.0f / (total - times), cols_, sum_, target_);
       encode_target(i);
-      for (index_t c = 0; c < cols_; ++c) { mean_[c] = mean_[c] + times * (w[c] - q[c]); }
+      add_left(i, times);
     }
   }
 
   Residual const& residual_;
+  residual_columns const& columns_;
   channel_block const& block_;
   index_t row_;
   index_t cols_;
@@ -187,7 +186,7 @@ class residual_group {
   float* rows_ = nullptr;    // [n, cols]
   float* coded_ = nullptr;   // [n, cols]
   float* target_ = nullptr;  // [cols]
-  float* mean_ = nullptr;    // [cols]
+  float* sum_ = nullptr;     // [cols]
   std::byte* planes_ = nullptr;
   bfloat16* scale_ = nullptr;
   std::vector<std::byte>& spare_plane_;

@@ -5,9 +5,11 @@
 
 #include <braid/backend/cpu.hpp>
 #include <braid/backend/cpu/channel_workspace.hpp>
+#include <braid/backend/cpu/lanes.hpp>
 
 #include <tbb/enumerable_thread_specific.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 
@@ -23,14 +25,14 @@ struct measure_workspace {
   std::vector<std::byte> gathered;
 };
 
-/// Calls `f(block number, block, workspace)` for every block of `measure_rows` channels, in parallel.
+/// Calls `f(block number, block, workspace)` for every block of `most` channels, in parallel.
 template <class F>
-void for_each_measure_block(cpu const& be, tensor_channels const& tensor, F const& f) {
-  index_t const blocks = (tensor.channels + measure_rows - 1) / measure_rows;
+void for_each_measure_block(cpu const& be, tensor_channels const& tensor, F const& f, index_t most = measure_rows) {
+  index_t const blocks = (tensor.channels + most - 1) / most;
   tbb::enumerable_thread_specific<measure_workspace> workspaces;
   be.for_each(blocks, [&](index_t b) {
-    index_t const first = b * measure_rows;
-    index_t const rows = tensor.channels - first < measure_rows ? tensor.channels - first : measure_rows;
+    index_t const first = b * most;
+    index_t const rows = tensor.channels - first < most ? tensor.channels - first : most;
     measure_workspace& work = workspaces.local();
     f(b, tensor.block(first, rows, work.gathered), work.rows);
   });
@@ -53,21 +55,54 @@ void for_each_delta_segment(channel_block const& block, index_t cols, channel_wo
   }
 }
 
+/// out = the sum over experts of the squared distances of their deltas, which lie a segment apart, from the mean delta.
+struct spread_body {
+  template <int W>
+  BRAID_ALWAYS_INLINE static void run(float const* delta, int experts, int count, float* mean, float* out) noexcept {
+    for (int c = 0; c < count; ++c) { mean[c] = 0.0f; }
+    for (int e = 0; e < experts; ++e) {
+      float const* const d = delta + e * segment_stride;
+      for (int c = 0; c < count; ++c) { mean[c] = mean[c] + d[c]; }
+    }
+    auto const n = static_cast<float>(experts);
+    for (int c = 0; c < count; ++c) { mean[c] = mean[c] / n; }
+    for (int c = 0; c < count; ++c) { out[c] = 0.0f; }
+    for (int e = 0; e < experts; ++e) {
+      float const* const d = delta + e * segment_stride;
+      for (int c = 0; c < count; ++c) {
+        float const far = d[c] - mean[c];
+        out[c] = out[c] + far * far;
+      }
+    }
+  }
+};
+
+struct row_total_body {
+  template <int W>
+  BRAID_ALWAYS_INLINE static void run(float const* x, index_t cols, float* total) noexcept {
+    using f32 = typename wide<W>::f32;
+    float const* const rows[] = {x};
+    sum_columns<W, 1>(rows, nullptr, cols, [](f32 const* v, f32* y) { y[0] = v[0]; }, total);
+  }
+};
+
 }  // namespace detail
 
 namespace ops {
 
-/// Lengths of the experts' deltas over a tensor, float64. Squared lengths of rows in the one order of sums; rows added
+/// Lengths of the experts' deltas over a tensor, float64; with column weights h, of root(h) times the delta. Squared lengths of rows in the one order of sums; rows added
 /// in order in blocks of 256, blocks added in order.
 template <>
 struct delta_norms<cpu> {
   std::vector<double> operator()(cpu const& be, tensor_channels const& tensor) const {
     std::size_t const experts = tensor.experts.size();
     auto const blocks = static_cast<std::size_t>((tensor.channels + detail::measure_rows - 1) / detail::measure_rows);
+    std::vector<float> const root = detail::root_weights(tensor);
     std::vector<double> partial(blocks * experts, 0.0);
     detail::for_each_measure_block(be, tensor, [&](index_t b, channel_block const& block, detail::channel_workspace& work) {
       std::vector<float> squared(static_cast<std::size_t>(block.rows) * experts, 0.0f);
-      detail::for_each_delta_segment(block, tensor.cols, work, [&](std::size_t e, float* delta, int n, index_t row, index_t) {
+      detail::for_each_delta_segment(block, tensor.cols, work, [&](std::size_t e, float* delta, int n, index_t row, index_t c) {
+        if (!root.empty()) { detail::dispatch<detail::root_weight_body>(root.data() + c, delta, n); }
         detail::pad_segment(delta, n);
         detail::dispatch<detail::squared_length_body>(static_cast<float const*>(delta), detail::padded(n),
                                                       &squared[static_cast<std::size_t>(row) * experts + e]);
@@ -195,6 +230,71 @@ struct magnitude_cuts<cpu> {
   }
 };
 
+/// The scales of the residuals' columns: the root mean square, over rows and experts, of the deltas' distances from their
+/// mean over the experts, each row divided by its own, so that long rows don't drown the others; then divided by their
+/// mean, at least 2^-8, rounded to bfloat16. Rows whose experts are equal, or whose squares overflow, don't count; columns
+/// are all one where no row does.
+///
+/// Squares in float32, experts in order; rows' sums in the one order of sums. Columns in float64: rows in order in blocks of
+/// 256 rows, or of a 64th of the rows if that is more, blocks in order. 8 bytes a column and block.
+template <>
+struct column_scales<cpu> {
+  std::vector<bfloat16> operator()(cpu const& be, tensor_channels const& tensor) const {
+    auto const cols = static_cast<std::size_t>(tensor.cols);
+    index_t const most = std::max(detail::measure_rows, (tensor.channels + 63) / 64);
+    auto const blocks = static_cast<std::size_t>((tensor.channels + most - 1) / most);
+    std::vector<double> partial(blocks * cols, 0.0);
+    detail::for_each_measure_block(be, tensor, [&](index_t b, channel_block const& block, detail::channel_workspace& work) {
+      double* const column = partial.data() + static_cast<std::size_t>(b) * cols;
+      float* const square = work.row.fit(cols);
+      for (index_t row = 0; row < block.rows; ++row) {
+        float const total = spread(block, row, tensor.cols, work, square);
+        if (!(total > 0.0f) || !std::isfinite(total)) { continue; }
+        double const share = static_cast<double>(tensor.cols) / static_cast<double>(total);
+        for (std::size_t c = 0; c < cols; ++c) { column[c] += static_cast<double>(square[c]) * share; }
+      }
+    }, most);
+    double mean = 0.0;
+    std::vector<double> root(cols, 0.0);
+    for (std::size_t c = 0; c < cols; ++c) {
+      double sum = 0.0;
+      for (std::size_t b = 0; b < blocks; ++b) { sum += partial[b * cols + c]; }
+      root[c] = std::sqrt(sum);
+      mean += root[c];
+    }
+    mean /= static_cast<double>(cols);
+    std::vector<bfloat16> scales(cols, bfloat16(1.0f));
+    if (!(mean > 0.0)) { return scales; }
+    for (std::size_t c = 0; c < cols; ++c) {
+      scales[c] = bfloat16(static_cast<float>(std::max(root[c] / mean, 0x1p-8)));
+    }
+    return scales;
+  }
+
+ private:
+  /// square[c] = the sum over experts of the squared distance of their delta from the mean delta. @return its sum
+  static float spread(channel_block const& block, index_t row, index_t cols, detail::channel_workspace& work, float* square) {
+    std::size_t const experts = block.experts.size();
+    float* const base = work.base.fit(sum_order::segment);
+    float* const mean = work.merged.fit(sum_order::segment);
+    float* const deltas = work.deltas.fit(experts * sum_order::segment);
+    detail::for_each_segment(cols, [&](index_t c, int n) {
+      detail::widen(block.base.type, detail::at_column(block.base.row(row), block.base.type, c), base, n);
+      for (std::size_t e = 0; e < experts; ++e) {
+        channel_rows const& expert = block.experts[e];
+        detail::subtract_base(expert.type, detail::at_column(expert.row(row), expert.type, c), static_cast<float const*>(base),
+                              deltas + e * sum_order::segment, n);
+      }
+      detail::dispatch<detail::spread_body>(static_cast<float const*>(deltas), static_cast<int>(experts), n, mean, square + c);
+    });
+    float total = 0.0f;
+    detail::dispatch<detail::row_total_body>(static_cast<float const*>(square), cols, &total);
+    return total;
+  }
+};
+
 }  // namespace ops
 BRAID_NAMESPACE_END
 BRAID_STRICT_FP_END
+
+#include <braid/backend/cpu/budget_measure.hpp>

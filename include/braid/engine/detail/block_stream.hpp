@@ -18,6 +18,7 @@ struct block_slot {
   std::vector<std::byte> extra;        // further rows
   std::vector<std::uint8_t> label;     // [rows, experts]
   std::vector<std::uint64_t> hash;     // [models, rows], base first
+  residual_block residual;
   merged_block merged;
 };
 

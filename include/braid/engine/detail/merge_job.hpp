@@ -1,7 +1,11 @@
 #pragma once
 
+#include <braid/engine/column_weights.hpp>
 #include <braid/engine/detail/block_stream.hpp>
+#include <braid/engine/detail/budget_pass.hpp>
 #include <braid/engine/detail/input_hash.hpp>
+#include <braid/engine/detail/merge_layout.hpp>
+#include <braid/engine/detail/nonfinite.hpp>
 #include <braid/engine/detail/side_files.hpp>
 #include <braid/engine/detail/tensor_merger.hpp>
 #include <braid/engine/merge_plan.hpp>
@@ -21,6 +25,7 @@ struct job_options {
   bool hash_inputs = true;
   index_t block_rows = 0;  // 0: chosen; for tests
   progress_callback on_progress;
+  column_weights const* weights = nullptr;
 };
 
 /// Runs a planned merge: every tensor through blocks of channels into a checkpoint_writer.
@@ -29,20 +34,36 @@ class merge_job {
   merge_job(cpu const& be, tensor_merger const& merger, checkpoint const& base, std::vector<checkpoint> const& experts,
             std::vector<std::string> const& names, merge_plan const& plan, job_options const& options)
       : be_(be), merger_(merger), base_(base), experts_(experts), names_(names), plan_(plan), options_(options),
-        hashes_(experts.size() + 1) {}
+        residuals_(merger.residuals(), experts.size()), layout_(plan, experts.size(), merger.groups(), residuals_),
+        budget_(be, merger, experts, plan), hashes_(experts.size() + 1) {}
 
   report run(std::filesystem::path const& out, grouped_description description) {
-    fill_description(description);
-    checkpoint_writer writer(out, writer_plan(), metadata_room(description),
+    name_models(description);
+    layout_.describe(description);
+    std::vector<std::vector<std::string>> side;
+    for (auto const& e : experts_) { side.push_back(e.side_files()); }
+    checkpoint_writer writer(out, layout_.tensors(), layout_.metadata_room(description, side),
                              {options_.max_shard_bytes, options_.overwrite, "model"});
     writer_ = &writer;
+    out_ = out;
+    struct closing {
+      residual_store& store;
+      ~closing() { store.close(); }
+    } const before_writer{residuals_};
     auto const files = copy_side_files(writer, experts_, names_);  // what is small and may fail comes first
     report_.notes = plan_.notes;
     for (auto const& p : plan_.tensors) { report_.bytes_read += p.input_bytes(); }
     for (auto const& e : experts_) {
       for (auto const& t : e.tensors()) { report_.expert_bytes += t.bytes; }
     }
+    check_weights();
+    if (merger_.budget().stored > 0.0) { measure(out); }
+    bool before_bytes = true;
     for (auto const& p : plan_.tensors) {
+      if (before_bytes && size_of(p.out) == 1) {
+        residuals_.write_scales(writer, false);
+        before_bytes = false;
+      }
       try {
         tensor(p, description);
       } catch (nonfinite_found const& found) {
@@ -50,9 +71,16 @@ class merge_job {
       }
       ++tensors_done_;
     }
+    if (before_bytes) { residuals_.write_scales(writer, false); }
+    residuals_.write_scales(writer, true);
     for (std::size_t i = 0; i < indices_.size(); ++i) {
       std::size_t const slot = writer.begin(group_name(plan_.tensors[i].name));
       writer.append(slot, std::as_bytes(std::span(indices_[i])));
+    }
+    residuals_.write_rest(writer, description);
+    if (residuals_.any()) {
+      description.format = residual_format_version;
+      writer.rename_stem("braid");  // the rows alone are no model
     }
     for (std::size_t e = 0; e < experts_.size(); ++e) {
       description.experts[e].files = files[e];
@@ -73,67 +101,70 @@ class merge_job {
 
   [[nodiscard]] double seconds() const { return std::chrono::duration<double>(clock::now() - start_).count(); }
 
-  void fill_description(grouped_description& d) const {
+  void name_models(grouped_description& d) const {
     d.experts.resize(experts_.size());
     d.base.name = base_.name();
     for (std::size_t e = 0; e < experts_.size(); ++e) {
       d.experts[e].name = names_[e];
       d.experts[e].absent = plan_.absent[e];
     }
-    d.tied = plan_.tied;
+  }
+
+  /// Weights of columns that no merged tensor asks for are a mistake in a name.
+  void check_weights() {
+    if (options_.weights == nullptr) { return; }
+    std::size_t merged = 0;
+    std::size_t found = 0;
     for (auto const& p : plan_.tensors) {
-      if (p.axis != default_channel_axis(p.shape.size())) { d.channel_axis.emplace(p.name, p.axis); }
-      if (!p.in_first || p.shape != p.first_shape) { d.shapes.emplace(p.name, p.shape); }
+      if (p.what != action::merge) { continue; }
+      ++merged;
+      if (!options_.weights->find(p.name, p.cols).empty()) { ++found; }
+    }
+    if (found == 0 && merged > 0) {
+      throw argument_error(options_.weights->path().string() + ": has no weights for any of the " + std::to_string(merged) +
+                           " tensors that are merged, such as " + in_quotes(first_merged()));
+    }
+    if (found < merged) {
+      report_.notes.push_back(std::to_string(merged - found) + " of " + std::to_string(merged) +
+                              " merged tensors have no column weights in " + options_.weights->path().string());
     }
   }
 
-  /// Most further rows a channel may need.
-  [[nodiscard]] index_t most_extra(planned_tensor const& p) const {
-    auto const experts = static_cast<index_t>(experts_.size());
-    if (p.what == action::from_base) { return 0; }
-    index_t const most = p.what == action::merge ? std::min<index_t>(merger_.groups(), experts) : experts;
-    return most - 1;
+  [[nodiscard]] std::string first_merged() const {
+    auto const it = std::find_if(plan_.tensors.begin(), plan_.tensors.end(), [](auto const& p) { return p.what == action::merge; });
+    return it == plan_.tensors.end() ? std::string() : it->name;
   }
 
-  [[nodiscard]] index_t extra_bound(planned_tensor const& p) const {
-    index_t const first = p.in_first ? p.expert_channels[0] : 0;
-    return first * most_extra(p) + (p.channels - first) * static_cast<index_t>(experts_.size());
-  }
-
-  [[nodiscard]] std::vector<tensor_plan> writer_plan() const {
-    std::vector<tensor_plan> plans;
-    int unit = 0;
-    for (auto const& p : plan_.tensors) {
-      if (p.in_first || p.what == action::from_base) { plans.push_back({p.name, p.out, p.first_shape, false, unit}); }
-      if (extra_bound(p) > 0) { plans.push_back({extra_name(p.name), p.out, {extra_bound(p), p.cols}, true, unit}); }
-      ++unit;
-    }
-    for (auto const& p : plan_.tensors) {
-      plans.push_back({group_name(p.name), dtype::u8, {static_cast<index_t>(experts_.size()), p.channels}, true, unit});
-    }
-    return plans;
-  }
-
-  /// Room for the description once hashes, files and statistics are known.
-  [[nodiscard]] std::size_t metadata_room(grouped_description d) const {
-    std::string const hash = "xxh3:0123456789abcdef";
-    d.base.hash = hash;
-    for (std::size_t e = 0; e < experts_.size(); ++e) {
-      d.experts[e].hash = hash;
-      for (auto const& f : experts_[e].side_files()) { d.experts[e].files[f] = "experts/" + names_[e] + "/" + f; }
-    }
-    for (auto const& p : plan_.tensors) { d.tensors[p.name] = {"merge", max_groups, -1.2345678901234567e-300}; }
-    return metadata_text({{std::string(grouped_metadata_key), d.to_text()}}).size();
+  /// The measuring pass of a budget.
+  void measure(std::filesystem::path const& out) {
+    for (auto const& p : plan_.tensors) { report_.bytes_read += p.what == action::from_base ? 0 : p.input_bytes(); }
+    auto const one = [&](planned_tensor const& p, cluster::budget_histogram& curves) {
+      current_ = &p;
+      try {
+        measured_tensor m = merger_.measure(p.name, names_, source_of(p), curves);
+        base_.release(*p.base, 0, p.base->bytes);
+        for (std::size_t e = 0; e < experts_.size(); ++e) { experts_[e].release(*p.experts[e], 0, p.experts[e]->bytes); }
+        bytes_done_ += p.input_bytes();
+        tell();
+        return m;
+      } catch (nonfinite_found const& found) {
+        throw value_error(describe(p, found.where));
+      }
+    };
+    budget_.run(one, report_.expert_bytes, out);
   }
 
   void tensor(planned_tensor const& p, grouped_description& description) {
     std::size_t own = 0;
     std::size_t extra = 0;
-    bool const has_extra = extra_bound(p) > 0;
+    bool const has_extra = layout_.extra_bound(p) > 0;
     if (p.in_first || p.what == action::from_base) { own = writer_->begin(p.name); }
     if (has_extra) { extra = writer_->begin(extra_name(p.name)); }
     current_ = &p;
-    report::tensor stats{p.name, std::string(name_of(p.what)), p.channels, 0, 1, std::numeric_limits<double>::quiet_NaN()};
+    report::tensor stats;
+    stats.name = p.name;
+    stats.action = std::string(name_of(p.what));
+    stats.channels = p.channels;
     std::vector<std::uint8_t> index(static_cast<std::size_t>(p.channels) * experts_.size(), 0);
     totals_ = {};
     if (p.what == action::merge) {
@@ -141,6 +172,8 @@ class merge_job {
     } else {
       keep_tensor(p, own, extra, index);
     }
+    if (p.what == action::merge) { stats.residual_bytes = residuals_.end(index); }
+    report_.residual_bytes += stats.residual_bytes;
     index_t const first = p.in_first || p.what == action::from_base ? p.expert_channels[0] : 0;
     stats.stored_rows = first + totals_.extra_rows;
     int most = 0;
@@ -169,6 +202,10 @@ class merge_job {
     s.cols = p.cols;
     s.transposed = p.transposed;
     s.out = p.out;
+    if (options_.weights != nullptr) {
+      auto const weight = options_.weights->find(p.name, p.cols);
+      s.column_weight = weight.empty() ? nullptr : weight.data();
+    }
     auto const rows = [&](checkpoint const& model, tensor_meta const& t) {
       return channel_rows{model.bytes(t).data(), t.type, p.cols * static_cast<index_t>(size_of(t.type))};
     };
@@ -187,11 +224,13 @@ class merge_job {
 
   void merge_tensor(planned_tensor const& p, std::size_t own, std::size_t extra, std::vector<std::uint8_t>& index) {
     tensor_channels const source = source_of(p);
-    tensor_context const context = merger_.prepare(p.name, names_, source);
+    measured_tensor const* const measured = merger_.budget().stored > 0.0 ? &budget_.of(p.name) : nullptr;
+    tensor_context const context = merger_.prepare(p.name, names_, source, measured);
+    residuals_.begin(p, context.column, *writer_, out_);
     std::size_t const experts = experts_.size();
     auto const row_bytes = static_cast<std::size_t>(p.cols) * size_of(p.out);
     auto const rows = options_.block_rows > 0 ? options_.block_rows : block_rows(source);
-    auto const room = static_cast<std::size_t>(most_extra(p));
+    auto const room = static_cast<std::size_t>(layout_.most_extra(p));
     struct local {
       channel_workspace work;
       std::vector<std::byte> gathered;
@@ -210,8 +249,10 @@ class merge_job {
       s.merged.group_zero = s.group_zero.data();
       s.merged.extra = s.extra.data();
       s.merged.label = s.label.data();
+      s.residual.clear();
+      s.merged.residual = &s.residual;
       merger_.merge(context, block, s.merged, mine.work);
-      if (may_overflow(p)) { check_results(p, s, n, static_cast<std::size_t>(s.merged.extra_rows), row_bytes, mine.work); }
+      if (!merger_.allow_nonfinite() && may_overflow(p.out)) { check_results(p, s, n, static_cast<std::size_t>(s.merged.extra_rows), row_bytes, mine.work); }
       if (options_.hash_inputs) {
         fit(s.hash, n * (experts + 1));
         for (std::size_t r = 0; r < n; ++r) {
@@ -232,6 +273,7 @@ class merge_job {
     auto const place = [&](block_slot& s) {
       auto const n = static_cast<std::size_t>(s.rows);
       append_block(p, s, extra, row_bytes, index);
+      residuals_.append(s.residual);
       totals_.similarity += s.merged.similarity;
       totals_.compared += s.merged.compared;
       if (options_.hash_inputs) {
@@ -243,7 +285,8 @@ class merge_job {
                                                 static_cast<double>(p.channels));
       tell();
     };
-    stream_blocks(be_, p.channels, rows, tokens(static_cast<std::size_t>(rows) * (1 + room) * row_bytes), work, place);
+    std::size_t const channel_bytes = (1 + room) * row_bytes + residuals_.plane_bound(p.cols);
+    stream_blocks(be_, p.channels, rows, tokens(static_cast<std::size_t>(rows) * channel_bytes), work, place);
   }
 
   /// Group 0 of a [..., cols, width] tensor, from contiguous rows.
@@ -342,7 +385,7 @@ class merge_job {
           stored[static_cast<std::size_t>(groups++)] = to;
         }
       }
-      if (may_overflow(p)) { check_results(p, s, zero_rows, static_cast<std::size_t>(s.merged.extra_rows), row_bytes, mine.work); }
+      if (!merger_.allow_nonfinite() && may_overflow(p.out)) { check_results(p, s, zero_rows, static_cast<std::size_t>(s.merged.extra_rows), row_bytes, mine.work); }
       if (zero_rows > 0) {
         writer_->write(own, static_cast<std::uint64_t>(s.first) * row_bytes, std::span(s.group_zero).first(zero_rows * row_bytes));
       }
@@ -366,26 +409,6 @@ class merge_job {
     };
     std::size_t const block_bytes = static_cast<std::size_t>(std::min(rows, p.channels)) * (1 + experts) * row_bytes;
     stream_blocks(be_, p.channels, rows, tokens(block_bytes), work, place);
-  }
-
-  /// Whether finite inputs may have become infinite or NaN in the type of the result.
-  [[nodiscard]] bool may_overflow(planned_tensor const& p) const {
-    return !merger_.allow_nonfinite() && (p.out == dtype::f16 || p.out == dtype::f8_e4m3 || p.out == dtype::f8_e5m2);
-  }
-
-  static void check_results(planned_tensor const& p, block_slot const& s, std::size_t zero_rows, std::size_t extra_rows,
-                            std::size_t row_bytes, channel_workspace& work) {
-    try {
-      for (std::size_t r = 0; r < zero_rows; ++r) {
-        check_finite_row(s.group_zero.data() + r * row_bytes, p.out, p.cols, -1, s.first, work);
-      }
-      for (std::size_t r = 0; r < extra_rows; ++r) {
-        check_finite_row(s.extra.data() + r * row_bytes, p.out, p.cols, -1, s.first, work);
-      }
-    } catch (nonfinite_found const&) {
-      throw value_error("tensor " + in_quotes(p.name) + " doesn't fit into " + std::string(name_of(p.out)) + " from channel " +
-                        std::to_string(s.first) + " on: a result is too large; choose another type (--dtype bf16) or a smaller lambda");
-    }
   }
 
   /// In order: further rows to the file, labels to the index [experts, channels].
@@ -424,17 +447,8 @@ class merge_job {
     bool const in_base = at.model < 0;
     checkpoint const& model = in_base ? base_ : experts_[static_cast<std::size_t>(at.model)];
     tensor_meta const* const t = in_base ? p.base : p.experts[static_cast<std::size_t>(at.model)];
-    channel_layout const layout(t->shape, p.axis);
-    index_t rest = layout.offset(at.channel) + at.col * layout.stride;
-    std::vector<index_t> position(t->shape.size());
-    for (std::size_t d = position.size(); d-- > 0;) {
-      position[d] = rest % t->shape[d];
-      rest /= t->shape[d];
-    }
-    return model.file_of(*t).string() + ": tensor " + in_quotes(t->name) + " of " +
-           (in_base ? std::string("the base") : "expert '" + names_[static_cast<std::size_t>(at.model)] + "'") + " has " +
-           describe_nonfinite(at.value) + " at " + shape_text(position) +
-           "; repair the checkpoint, leave it out, or allow it (--allow-nonfinite)";
+    return nonfinite_text(model, *t, p.axis,
+                          in_base ? std::string("the base") : "expert '" + names_[static_cast<std::size_t>(at.model)] + "'", at);
   }
 
   struct tensor_totals {
@@ -451,7 +465,11 @@ class merge_job {
   merge_plan const& plan_;
   job_options const& options_;
   clock::time_point start_ = clock::now();
+  residual_store residuals_;
+  merge_layout layout_;
+  budget_pass budget_;
   checkpoint_writer* writer_ = nullptr;
+  std::filesystem::path out_;
   std::vector<std::vector<std::uint8_t>> indices_;  // per tensor, empty where none is needed
   std::vector<input_hash> hashes_;                  // base, experts
   planned_tensor const* current_ = nullptr;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <braid/core/concepts.hpp>
+#include <braid/cluster/budget.hpp>
 
 #include <nlohmann/json.hpp>
 
@@ -18,6 +19,10 @@ nlohmann::json own_policy_json(Policy const& p) {
   if constexpr (requires { j["epsilon"] = p.epsilon; }) { j["epsilon"] = p.epsilon; }
   if constexpr (requires { j["restarts"] = p.restarts; }) { j["restarts"] = p.restarts; }
   if constexpr (requires { j["seed"] = p.seed; }) { j["seed"] = p.seed; }
+  if constexpr (requires { j["sweeps"] = p.sweeps; }) { j["sweeps"] = p.sweeps; }
+  if constexpr (requires { p.rank_one; p.allowed; } || requires { p.rank_one; p.sweeps; }) {
+    if (p.rank_one) { j["rank_one"] = true; }
+  }
   if constexpr (requires { p.describe(j); }) { p.describe(j); }
   return j;
 }
@@ -34,9 +39,16 @@ nlohmann::json policy_json(Policy const& p) {
 /// The options of a channel merge, for the metadata of what it writes.
 template <class Options>
 nlohmann::json recipe_json(Options const& o) {
-  return {{"prune", policy_json(o.prune)},         {"similarity", policy_json(o.similarity)},
-          {"cluster", policy_json(o.cluster)},     {"consensus", policy_json(o.consensus)},
-          {"groups", o.groups},                    {"lambda", o.lambda}};
+  nlohmann::json recipe = {{"prune", policy_json(o.prune)},     {"similarity", policy_json(o.similarity)},
+                           {"cluster", policy_json(o.cluster)}, {"consensus", policy_json(o.consensus)},
+                           {"groups", o.groups},                {"lambda", o.lambda}};
+  if constexpr (requires { o.residual.code; }) {
+    if (codes_anything(o.residual)) { recipe["residual"] = policy_json(o.residual); }
+  }
+  if (o.budget.stored > 0.0) {
+    recipe["budget"] = {{"stored", o.budget.stored}, {"weighting", std::string(name_of(o.budget.weighting))}};
+  }
+  return recipe;
 }
 
 /// The seed that a merge's random choices depend on; 0 where it has none.

@@ -16,9 +16,19 @@ class tensor_merger {
   virtual ~tensor_merger() = default;
   [[nodiscard]] virtual int groups() const = 0;
   [[nodiscard]] virtual bool allow_nonfinite() const = 0;
+  /// The residual codes that rows may get.
+  [[nodiscard]] virtual std::vector<residual_code> residuals() const = 0;
+  /// Whether residuals have scales of columns.
+  [[nodiscard]] virtual bool column_scales() const = 0;
+  /// Of the whole checkpoint; `stored` is 0 where there is none.
+  [[nodiscard]] virtual storage_budget budget() const = 0;
+  /// With a budget: the measuring pass over one tensor.
+  [[nodiscard]] virtual measured_tensor measure(std::string_view tensor, std::vector<std::string> const& names,
+                                                tensor_channels const& source, cluster::budget_histogram& curves) const = 0;
   /// Whole-tensor measures.
+  /// @param measured  of `measure`; null without a budget
   [[nodiscard]] virtual tensor_context prepare(std::string_view tensor, std::vector<std::string> const& names,
-                                               tensor_channels const& source) const = 0;
+                                               tensor_channels const& source, measured_tensor const* measured) const = 0;
   /// Merges a block. Called from many threads.
   virtual void merge(tensor_context const& context, channel_block const& block, merged_block& out,
                      channel_workspace& work) const = 0;
@@ -31,9 +41,20 @@ class method_merger final : public tensor_merger {
   method_merger(Method const& method, backend_type const& be) : method_(method), backend_(be) {}
   [[nodiscard]] int groups() const override { return method_.settings().groups; }
   [[nodiscard]] bool allow_nonfinite() const override { return method_.settings().allow_nonfinite; }
+  [[nodiscard]] std::vector<residual_code> residuals() const override {
+    auto const codes = codes_of(method_.settings().residual);
+    return {codes.begin(), codes.end()};
+  }
+  [[nodiscard]] bool column_scales() const override { return residuals().size() > 1 && method_.settings().residual.rank_one; }
+  [[nodiscard]] storage_budget budget() const override { return method_.settings().budget; }
+  [[nodiscard]] measured_tensor measure(std::string_view tensor, std::vector<std::string> const& names,
+                                        tensor_channels const& source, cluster::budget_histogram& curves) const override {
+    return method_.measure(backend_, tensor, names, source, curves);
+  }
   [[nodiscard]] tensor_context prepare(std::string_view tensor, std::vector<std::string> const& names,
-                                       tensor_channels const& source) const override {
-    return method_.prepare(backend_, tensor, names, source);
+                                       tensor_channels const& source, measured_tensor const* measured) const override {
+    return measured == nullptr ? method_.prepare(backend_, tensor, names, source)
+                               : method_.prepare_measured(backend_, tensor, names, source, *measured);
   }
   void merge(tensor_context const& context, channel_block const& block, merged_block& out,
              channel_workspace& work) const override {

@@ -1,7 +1,6 @@
 #pragma once
 
-#include <braid/io/checkpoint.hpp>
-#include <braid/io/grouped_description.hpp>
+#include <braid/io/detail/grouped_residual.hpp>
 
 #include <algorithm>
 #include <limits>
@@ -12,7 +11,7 @@
 BRAID_NAMESPACE_BEGIN
 namespace detail {
 
-/// One logical tensor of a grouped checkpoint: its three stored parts, checked against each other.
+/// One logical tensor of a grouped checkpoint: its stored parts, checked against each other.
 struct grouped_tensor {
   std::string name;
   dtype type = dtype::f32;
@@ -29,14 +28,17 @@ struct grouped_tensor {
   std::span<std::byte const> extra_bytes;
   std::span<std::uint8_t const> groups;  // [experts, channels], or empty
   std::vector<index_t> counts;           // channels of each expert; empty without an index: all have all
+  residual_parts residual;
 
   [[nodiscard]] std::uint64_t stored_bytes() const noexcept {
-    return (first ? first->bytes : 0) + (extra ? extra->bytes : 0) + (index ? index->bytes : 0);
+    return (first ? first->bytes : 0) + (extra ? extra->bytes : 0) + (index ? index->bytes : 0) + residual.stored_bytes();
   }
+  [[nodiscard]] bool has_residuals() const noexcept { return !residual.codes.empty(); }
   [[nodiscard]] std::size_t row_bytes() const noexcept {
     return static_cast<std::size_t>(layout.row_elements) * size_of(type);
   }
   [[nodiscard]] pool_cursor cursor() const noexcept { return {groups, layout.channels, first_channels}; }
+  [[nodiscard]] residual_cursor residuals() const noexcept { return {residual.codes, layout.channels, layout.row_elements}; }
 
   [[nodiscard]] index_t channels_of(std::size_t expert) const noexcept {
     return counts.empty() ? layout.channels : counts[expert];
@@ -64,13 +66,15 @@ class grouped_tensor_reader {
     t_.index = files.find(group_name(name));
   }
 
-  /// @throws format_error with one of the codes 308 to 320
+  /// @throws format_error with one of the codes 308 to 328
   grouped_tensor read() {
     read_shape();
     read_extra();
     read_index();
     count_channels();
     check_labels();
+    residual_owner const owner{t_.name, t_.type, t_.layout.channels, t_.layout.row_elements, t_.groups};
+    t_.residual = residual_reader(files_, description_, owner).read();
     return std::move(t_);
   }
 
@@ -84,7 +88,7 @@ class grouped_tensor_reader {
     auto const said = description_.shapes.find(t_.name);
     if (t_.first == nullptr && (said == description_.shapes.end() || t_.extra == nullptr)) {
       fail(grouped_code::orphan, t_.extra == nullptr
-                                     ? "isn't there, nor are extra rows of it, but its index or its shape is"
+                                     ? "isn't there, nor are extra rows of it, but its index, its shape or its residuals are"
                                      : "has extra rows, but is neither there nor does the description give its shape");
     }
     t_.type = t_.first != nullptr ? t_.first->type : t_.extra->type;
@@ -220,23 +224,31 @@ class grouped_tensor_reader {
   grouped_tensor t_;
 };
 
+/// The tensor that a stored one is a part of; nothing where its name is of a kind that the format doesn't have.
+inline std::optional<std::string_view> owner_of(std::string_view name, int format) {
+  if (!is_reserved_name(name)) { return name; }
+  for (std::string_view const prefix : {extra_prefix, group_prefix}) {
+    if (name.starts_with(prefix)) { return name.substr(prefix.size()); }
+  }
+  if (format < residual_format_version) { return std::nullopt; }
+  for (std::string_view const prefix : {residual_prefix, scale_prefix, code_prefix, column_prefix}) {
+    if (name.starts_with(prefix)) { return name.substr(prefix.size()); }
+  }
+  return std::nullopt;
+}
+
 /// All logical tensors, sorted by name, after checking that no name in the file or in the description lies.
 inline std::vector<grouped_tensor> read_grouped_tensors(checkpoint const& files,
                                                         grouped_description const& description) {
   std::vector<std::string> names;
   for (auto const& t : files.tensors()) {
-    std::string_view const name = t.name;
-    if (!is_reserved_name(name)) {
-      names.emplace_back(name);
-    } else if (name.starts_with(extra_prefix)) {
-      names.emplace_back(name.substr(extra_prefix.size()));
-    } else if (name.starts_with(group_prefix)) {
-      names.emplace_back(name.substr(group_prefix.size()));
-    } else {
+    auto const owner = owner_of(t.name, description.format);
+    if (!owner) {
       refuse(grouped_code::unknown_kind, files.path(),
-             "tensor " + in_quotes(name) +
-                 " is of a kind that this braid (" BRAID_VERSION_STRING ") doesn't know; use a newer one");
+             "tensor " + in_quotes(t.name) + " is of a kind that format " + std::to_string(description.format) +
+                 " doesn't have, as this braid (" BRAID_VERSION_STRING ") knows it; use a newer one");
     }
+    names.emplace_back(*owner);
   }
   std::sort(names.begin(), names.end());
   names.erase(std::unique(names.begin(), names.end()), names.end());
@@ -259,6 +271,7 @@ inline std::vector<grouped_tensor> read_grouped_tensors(checkpoint const& files,
   }
   for (auto const& [name, axis] : description.channel_axis) { check(name, stored(name), "channel_axis"); }
   for (auto const& [name, shape] : description.shapes) { check(name, stored(name), "shapes"); }
+  for (auto const& [name, code] : description.residuals) { check(name, stored(name), "residuals"); }
   for (auto const& [name, t] : description.tensors) {
     check(name, stored(name) || description.tied.count(name) != 0, "tensors");
   }
@@ -271,7 +284,7 @@ inline std::vector<grouped_tensor> read_grouped_tensors(checkpoint const& files,
   for (auto const& name : names) {
     if (is_reserved_name(name)) {
       refuse(grouped_code::unknown_kind, files.path(),
-             "there are extra rows or an index of " + in_quotes(name) +
+             "there are extra rows, an index or residuals of " + in_quotes(name) +
                  ", but names that begin with \"braid.\" are reserved");
     }
     tensors.push_back(grouped_tensor_reader(files, description, name).read());

@@ -1,0 +1,163 @@
+#pragma once
+
+/// The measuring pass of a storage budget.
+
+#include <braid/backend/cpu/channel_curve.hpp>
+#include <braid/backend/cpu/tensor_measures.hpp>
+
+BRAID_STRICT_FP_BEGIN
+BRAID_NAMESPACE_BEGIN
+namespace ops {
+
+/// Adds the curves of a tensor's channels to the histogram of a model. Reads every input once; the Gram matrices of one
+/// tensor are in memory meanwhile, 4 N (N + 1) / 2 bytes a channel for N experts.
+template <class Similarity, class Cluster>
+struct measure_curves<cpu, Similarity, Cluster> {
+  Similarity const& similarity;
+  Cluster const& cluster;
+  int groups;
+  residual_code_list codes;
+  error_weighting weighting;
+
+  /// @param context of the tensor; `norms` and `budget` are set to what the merge needs
+  /// @throws detail::nonfinite_found unless the context allows NaN and infinity
+  std::shared_ptr<tensor_budget> operator()(cpu const& be, tensor_channels const& tensor, tensor_context& context,
+                                            braid::cluster::budget_histogram& histogram) const {
+    grams const g = measure(be, tensor, context);
+    auto budget = std::make_shared<tensor_budget>();
+    budget->importance = importance_of(weighting, g.squared);
+    if (similarity.needs_norms) {
+      for (double const squared : g.squared) { context.norms.push_back(std::isfinite(squared) ? std::sqrt(squared) : 0.0); }
+    }
+    add_curves(be, tensor, context, *budget, g, histogram);
+    return budget;
+  }
+
+ private:
+  struct grams {
+    std::vector<std::uint8_t> row_of;  // [channels, experts]: number of the distinct row
+    std::vector<float> dots;           // [channels, triangle of experts], of the distinct rows' deltas
+    std::vector<float> sign_dots;      // the same of their signs; empty unless the similarity compares signs
+    std::vector<double> squared;       // [experts]: squared lengths of the deltas over the tensor
+  };
+
+  [[nodiscard]] bool signs() const { return similarity.operand == gram_operand::signs; }
+
+  grams measure(cpu const& be, tensor_channels const& tensor, tensor_context const& context) const {
+    std::size_t const experts = tensor.experts.size();
+    auto const entries = static_cast<std::size_t>(detail::triangle(static_cast<index_t>(experts), 0));
+    auto const channels = static_cast<std::size_t>(tensor.channels);
+    auto const blocks = (channels + detail::measure_rows - 1) / detail::measure_rows;
+    grams g;
+    g.row_of.resize(channels * experts);
+    g.dots.resize(channels * entries);
+    if (signs()) { g.sign_dots.resize(channels * entries); }
+    std::vector<double> partial(blocks * experts, 0.0);
+    detail::for_each_measure_block(be, tensor, [&](index_t b, channel_block const& block, detail::channel_workspace& work) {
+      detail::distinct_rows distinct;
+      double* const sums = partial.data() + static_cast<std::size_t>(b) * experts;
+      for (index_t row = 0; row < block.rows; ++row) {
+        auto const channel = static_cast<std::size_t>(block.first + row);
+        detail::find_distinct(block, row, context.cols, work, distinct);
+        for (std::size_t e = 0; e < experts; ++e) {
+          g.row_of[channel * experts + e] = static_cast<std::uint8_t>(distinct.of_expert[e]);
+        }
+        auto const used = static_cast<std::size_t>(detail::triangle(distinct.count, 0));
+        if (signs()) {
+          detail::channel_gram(context, block, row, distinct, true, work);
+          std::copy_n(work.dots.begin(), used, g.sign_dots.begin() + static_cast<std::ptrdiff_t>(channel * entries));
+        }
+        detail::channel_gram(context, block, row, distinct, false, work);
+        float const* const dots = work.dots.data();
+        bool finite = true;
+        for (std::size_t e = 0; e < experts; ++e) {
+          int const d = distinct.of_expert[e];
+          float const squared = dots[detail::triangle(d, d)];
+          finite = finite && std::isfinite(squared);
+          sums[e] += static_cast<double>(squared);
+        }
+        if (!finite && !context.allow_nonfinite) { refuse(context, block, row, distinct, work); }
+        std::copy_n(dots, used, g.dots.begin() + static_cast<std::ptrdiff_t>(channel * entries));
+      }
+    });
+    g.squared.assign(experts, 0.0);
+    for (std::size_t b = 0; b < blocks; ++b) {
+      for (std::size_t e = 0; e < experts; ++e) { g.squared[e] += partial[b * experts + e]; }
+    }
+    return g;
+  }
+
+  [[noreturn]] static void refuse(tensor_context const& context, channel_block const& block, index_t row,
+                                  detail::distinct_rows const& distinct, detail::channel_workspace& work) {
+    detail::check_finite_channel(block, row, context.cols, work);
+    int d = 0;
+    while (std::isfinite(work.dots[static_cast<std::size_t>(detail::triangle(d, d))])) { ++d; }
+    throw detail::nonfinite_found{{distinct.first[static_cast<std::size_t>(d)], block.first + row, 0, 0.0f}};
+  }
+
+  void add_curves(cpu const& be, tensor_channels const& tensor, tensor_context const& context, tensor_budget const& budget,
+                  grams const& g, braid::cluster::budget_histogram& histogram) const {
+    std::size_t const experts = tensor.experts.size();
+    auto const entries = static_cast<std::size_t>(detail::triangle(static_cast<index_t>(experts), 0));
+    index_t const blocks = (tensor.channels + detail::measure_rows - 1) / detail::measure_rows;
+    using step = std::pair<float, std::uint64_t>;
+    std::vector<std::vector<step>> steps(static_cast<std::size_t>(blocks));
+    tbb::enumerable_thread_specific<detail::channel_workspace> workspaces;
+    be.for_each(blocks, [&](index_t b) {
+      detail::channel_workspace& work = workspaces.local();
+      detail::distinct_rows distinct;
+      index_t const first = b * detail::measure_rows;
+      index_t const last = std::min(first + detail::measure_rows, tensor.channels);
+      for (index_t channel = first; channel < last; ++channel) {
+        auto const c = static_cast<std::size_t>(channel);
+        read_distinct(g.row_of.data() + c * experts, experts, distinct);
+        if (distinct.count < 2) { continue; }
+        expand(g.dots.data() + c * entries, distinct.count, work.delta_gram);
+        if (signs()) {
+          expand(g.sign_dots.data() + c * entries, distinct.count, work.gram);
+        } else {
+          work.gram = work.delta_gram;
+        }
+        detail::normalise_gram(similarity, context.norms, distinct, work.gram.data());
+        cluster_problem const problem{distinct.count, std::min(groups, distinct.count), work.gram.data(),
+                                      distinct.weight.data(), context.stream, channel};
+        detail::budget_curve(similarity, cluster, problem, distinct, budget.importance, tensor.cols, size_of(tensor.out), codes, work);
+        auto const& hull = work.curve.points;
+        for (std::size_t i = 1; i < hull.size(); ++i) {
+          steps[static_cast<std::size_t>(b)].emplace_back(braid::cluster::step_slope(hull, i), hull[i].bytes - hull[i - 1].bytes);
+        }
+      }
+    });
+    for (auto const& block : steps) {
+      for (auto const& [slope, bytes] : block) { histogram.add(slope, bytes); }
+    }
+  }
+
+  static void read_distinct(std::uint8_t const* row_of, std::size_t experts, detail::distinct_rows& distinct) {
+    distinct.count = 0;
+    for (std::size_t e = 0; e < experts; ++e) {
+      auto const d = static_cast<std::size_t>(row_of[e]);
+      distinct.of_expert[e] = row_of[e];
+      if (static_cast<int>(row_of[e]) == distinct.count) {
+        distinct.first[d] = static_cast<int>(e);
+        distinct.weight[d] = 0;
+        ++distinct.count;
+      }
+      ++distinct.weight[d];
+    }
+  }
+
+  static void expand(float const* dots, int n, std::vector<double>& gram) {
+    gram.resize(static_cast<std::size_t>(n * n));
+    for (int i = 0; i < n; ++i) {
+      for (int j = 0; j <= i; ++j) {
+        gram[static_cast<std::size_t>(i * n + j)] = gram[static_cast<std::size_t>(j * n + i)] =
+            static_cast<double>(dots[detail::triangle(i, j)]);
+      }
+    }
+  }
+};
+
+}  // namespace ops
+BRAID_NAMESPACE_END
+BRAID_STRICT_FP_END
