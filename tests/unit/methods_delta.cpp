@@ -368,3 +368,26 @@ TEST_CASE("a consensus of channel merging serves task arithmetic too", "[method]
   CHECK(different_bits(merged(method{}, c.request), expected) == 0);
   CHECK_THROWS_AS(method({.normalize = true}), braid::argument_error);
 }
+
+TEST_CASE("the cuts of task arithmetic are those of channel merging", "[method][delta]") {
+  random_source random(510);
+  braid::cpu const be{2};
+  for (int round = 0; round < 30; ++round) {
+    family f = method_family(random, dtype::f32, random.between(1, 4));
+    if (round % 2 == 0) { make_equal(random, f); }
+    auto const request = request_of(f, true, dtype::f32);
+    auto const keep = static_cast<index_t>(random_density(random) * static_cast<double>(f.base.rows * f.base.cols));
+    auto const theirs = braid::ops::magnitude_cuts<braid::cpu>{}(be, request.inputs, keep);
+    auto const ours = braid::detail::select_deltas(be, request.inputs, std::vector<index_t>(f.experts.size(), keep),
+                                                   braid::detail::radix_select::order::largest);
+    auto const d = all_deltas(f);
+    int different = 0;
+    for (std::size_t i = 0; i < d.size(); ++i) {
+      for (std::size_t e = 0; e < d[i].size(); ++e) {
+        auto const index = static_cast<index_t>(e);
+        different += ours[i].keeps(d[i][e], index) != theirs[i].keeps(d[i][e], index) ? 1 : 0;
+      }
+    }
+    CHECK(different == 0);
+  }
+}

@@ -72,12 +72,12 @@ class arcee_fusion final : public tensor_method<Exec> {
   arcee_fusion() : base_type({.name = "arcee_fusion", .most_models = 1}, {}) {}
 
  private:
-  struct plan_type final : tensor_plan {
+  struct plan_type final : method_plan {
     std::vector<float> divergence;  // [channels]
     float threshold = 0.0f;
   };
 
-  [[nodiscard]] std::unique_ptr<tensor_plan> make_plan(Exec const& be, tensor_request const& request,
+  [[nodiscard]] std::unique_ptr<method_plan> make_plan(Exec const& be, tensor_request const& request,
                                                        detail::parameter_reader const&) const override {
     auto plan = std::make_unique<plan_type>();
     if (request.models.empty()) { return plan; }
@@ -125,7 +125,7 @@ class arcee_fusion final : public tensor_method<Exec> {
     return sum;
   }
 
-  void apply_block(tensor_plan const& any_plan, channel_block const& block, std::byte* out,
+  void apply_block(method_plan const& any_plan, channel_block const& block, std::byte* out,
                    typename base_type::workspace& work) const override {
     auto const& plan = static_cast<plan_type const&>(any_plan);
     float* const mix = work.mix.fit(sum_order::segment);

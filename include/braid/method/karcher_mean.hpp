@@ -30,7 +30,7 @@ class karcher_mean final : public detail::gram_method<Exec> {
                   {}) {}
 
  private:
-  [[nodiscard]] std::unique_ptr<tensor_plan> make_plan(Exec const& be, tensor_request const& request,
+  [[nodiscard]] std::unique_ptr<method_plan> make_plan(Exec const& be, tensor_request const& request,
                                                        detail::parameter_reader const& parameters) const override {
     double const steps = parameters.number("max_iter");
     double const tol = parameters.number("tol");

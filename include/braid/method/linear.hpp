@@ -33,7 +33,7 @@ class linear final : public tensor_method<Exec> {
         fused_(o.fused) {}
 
  private:
-  struct plan_type final : tensor_plan {
+  struct plan_type final : method_plan {
     std::vector<float> weight;
     float divisor = 1.0f;
   };
@@ -45,7 +45,7 @@ class linear final : public tensor_method<Exec> {
     return p;
   }
 
-  [[nodiscard]] std::unique_ptr<tensor_plan> make_plan(Exec const&, tensor_request const&,
+  [[nodiscard]] std::unique_ptr<method_plan> make_plan(Exec const&, tensor_request const&,
                                                        detail::parameter_reader const& parameters) const override {
     auto plan = std::make_unique<plan_type>();
     float sum = 0.0f;
@@ -63,7 +63,7 @@ class linear final : public tensor_method<Exec> {
     return plan;
   }
 
-  void apply_block(tensor_plan const& any_plan, channel_block const& block, std::byte* out,
+  void apply_block(method_plan const& any_plan, channel_block const& block, std::byte* out,
                    typename base_type::workspace& work) const override {
     auto const& plan = static_cast<plan_type const&>(any_plan);
     float* const mix = work.mix.fit(sum_order::segment);
@@ -78,7 +78,7 @@ class linear final : public tensor_method<Exec> {
         } else {
           detail::dispatch<detail::combine_body>(x, models, n, plan.weight.data(), true, plan.divisor, mix);
         }
-        detail::narrow(block.out, mix, detail::out_column(out, block.out, plan.cols, row, c), n);
+        detail::store_rounded(block.out, mix, detail::out_column(out, block.out, plan.cols, row, c), n);
       });
     }
   }

@@ -29,7 +29,7 @@ class model_stock final : public detail::gram_method<Exec> {
         least_(o.style == method_style::paper ? 0.0 : 1e-6) {}
 
  private:
-  [[nodiscard]] std::unique_ptr<tensor_plan> make_plan(Exec const& be, tensor_request const& request,
+  [[nodiscard]] std::unique_ptr<method_plan> make_plan(Exec const& be, tensor_request const& request,
                                                        detail::parameter_reader const& parameters) const override {
     auto const models = static_cast<int>(request.models.size());
     if (models == 0) { return base_type::copy(true); }

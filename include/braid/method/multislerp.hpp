@@ -39,7 +39,7 @@ class multislerp final : public detail::gram_method<Exec> {
     return p;
   }
 
-  [[nodiscard]] std::unique_ptr<tensor_plan> make_plan(Exec const& be, tensor_request const& request,
+  [[nodiscard]] std::unique_ptr<method_plan> make_plan(Exec const& be, tensor_request const& request,
                                                        detail::parameter_reader const& parameters) const override {
     if (request.models.size() == 1) { return base_type::copy(false); }
     auto weight = parameters.each("weight");

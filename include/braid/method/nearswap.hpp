@@ -41,18 +41,18 @@ class nearswap final : public tensor_method<Exec> {
       : base_type({.name = "nearswap", .most_models = 1, .parameters = {{.name = "t", .required = t_required, .fallback = o.t}}}, {}) {}
 
  private:
-  struct plan_type final : tensor_plan {
+  struct plan_type final : method_plan {
     float t = 0.0f;
   };
 
-  [[nodiscard]] std::unique_ptr<tensor_plan> make_plan(Exec const&, tensor_request const& request,
+  [[nodiscard]] std::unique_ptr<method_plan> make_plan(Exec const&, tensor_request const& request,
                                                        detail::parameter_reader const& parameters) const override {
     auto plan = std::make_unique<plan_type>();
     if (!request.models.empty()) { plan->t = static_cast<float>(parameters.number("t")); }
     return plan;
   }
 
-  void apply_block(tensor_plan const& any_plan, channel_block const& block, std::byte* out,
+  void apply_block(method_plan const& any_plan, channel_block const& block, std::byte* out,
                    typename base_type::workspace& work) const override {
     auto const& plan = static_cast<plan_type const&>(any_plan);
     float* const mix = work.mix.fit(sum_order::segment);
@@ -66,7 +66,7 @@ class nearswap final : public tensor_method<Exec> {
           detail::dispatch<detail::nearswap_body>(base, static_cast<float const*>(work.models.fit(1)), plan.t, n, mix);
           merged = mix;
         }
-        detail::narrow(block.out, merged, detail::out_column(out, block.out, plan.cols, row, c), n);
+        detail::store_rounded(block.out, merged, detail::out_column(out, block.out, plan.cols, row, c), n);
       });
     }
   }

@@ -49,7 +49,7 @@ class nuslerp final : public detail::gram_method<Exec> {
     return p;
   }
 
-  [[nodiscard]] std::unique_ptr<tensor_plan> make_plan(Exec const& be, tensor_request const& request,
+  [[nodiscard]] std::unique_ptr<method_plan> make_plan(Exec const& be, tensor_request const& request,
                                                        detail::parameter_reader const& parameters) const override {
     bool const based = request.inputs.base.data != nullptr;
     if (request.models.size() == 1) {

@@ -36,18 +36,18 @@ class passthrough final : public tensor_method<Exec> {
                   {}) {}
 
  private:
-  struct plan_type final : tensor_plan {
+  struct plan_type final : method_plan {
     float scale = 1.0f;
   };
 
-  [[nodiscard]] std::unique_ptr<tensor_plan> make_plan(Exec const&, tensor_request const&,
+  [[nodiscard]] std::unique_ptr<method_plan> make_plan(Exec const&, tensor_request const&,
                                                        detail::parameter_reader const& parameters) const override {
     auto plan = std::make_unique<plan_type>();
     plan->scale = static_cast<float>(parameters.each("scale")[0]);
     return plan;
   }
 
-  void apply_block(tensor_plan const& any_plan, channel_block const& block, std::byte* out,
+  void apply_block(method_plan const& any_plan, channel_block const& block, std::byte* out,
                    typename base_type::workspace& work) const override {
     auto const& plan = static_cast<plan_type const&>(any_plan);
     float* const mix = work.mix.fit(sum_order::segment);
@@ -61,7 +61,7 @@ class passthrough final : public tensor_method<Exec> {
         if (!plan.allow_nonfinite) { detail::check_segment(block, row, c, n, work); }
         if (as_it_is) { return; }
         detail::dispatch<detail::scaled_copy_body>(static_cast<float const*>(work.models.fit(1)), plan.scale, n, mix);
-        detail::narrow(block.out, mix, detail::out_column(out, block.out, plan.cols, row, c), n);
+        detail::store_rounded(block.out, mix, detail::out_column(out, block.out, plan.cols, row, c), n);
       });
     }
   }

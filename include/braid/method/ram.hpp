@@ -66,7 +66,7 @@ class ram final : public tensor_method<Exec> {
   explicit ram(options const& o = {}) : base_type(describe(o), {}), reinforce_(o.reinforce) {}
 
  private:
-  struct plan_type final : tensor_plan {
+  struct plan_type final : method_plan {
     float epsilon = 0.0f;
     std::vector<float> factor;  // of each model's lone part
   };
@@ -81,7 +81,7 @@ class ram final : public tensor_method<Exec> {
     return info;
   }
 
-  [[nodiscard]] std::unique_ptr<tensor_plan> make_plan(Exec const& be, tensor_request const& request,
+  [[nodiscard]] std::unique_ptr<method_plan> make_plan(Exec const& be, tensor_request const& request,
                                                        detail::parameter_reader const& parameters) const override {
     auto plan = std::make_unique<plan_type>();
     plan->epsilon = static_cast<float>(parameters.number("epsilon"));
@@ -131,7 +131,7 @@ class ram final : public tensor_method<Exec> {
     return total;
   }
 
-  void apply_block(tensor_plan const& any_plan, channel_block const& block, std::byte* out,
+  void apply_block(method_plan const& any_plan, channel_block const& block, std::byte* out,
                    typename base_type::workspace& work) const override {
     auto const& plan = static_cast<plan_type const&>(any_plan);
     float* const mix = work.mix.fit(sum_order::segment);

@@ -131,13 +131,13 @@ class sce final : public tensor_method<Exec> {
                   {}) {}
 
  private:
-  struct plan_type final : tensor_plan {
+  struct plan_type final : method_plan {
     bool selects = false;
     magnitude_cut cut;          // of the variances
     std::vector<float> weight;
   };
 
-  [[nodiscard]] std::unique_ptr<tensor_plan> make_plan(Exec const& be, tensor_request const& request,
+  [[nodiscard]] std::unique_ptr<method_plan> make_plan(Exec const& be, tensor_request const& request,
                                                        detail::parameter_reader const& parameters) const override {
     auto plan = std::make_unique<plan_type>();
     plan->cols = request.inputs.cols;
@@ -210,7 +210,7 @@ class sce final : public tensor_method<Exec> {
     return weight;
   }
 
-  void apply_block(tensor_plan const& any_plan, channel_block const& block, std::byte* out,
+  void apply_block(method_plan const& any_plan, channel_block const& block, std::byte* out,
                    typename base_type::workspace& work) const override {
     auto const& plan = static_cast<plan_type const&>(any_plan);
     float* const mix = work.mix.fit(sum_order::segment);

@@ -27,7 +27,7 @@ class slerp final : public detail::gram_method<Exec> {
                   {}) {}
 
  private:
-  [[nodiscard]] std::unique_ptr<tensor_plan> make_plan(Exec const& be, tensor_request const& request,
+  [[nodiscard]] std::unique_ptr<method_plan> make_plan(Exec const& be, tensor_request const& request,
                                                        detail::parameter_reader const& parameters) const override {
     bool const based = request.inputs.base.data != nullptr;
     std::size_t const vectors = request.models.size() + (based ? 1 : 0);

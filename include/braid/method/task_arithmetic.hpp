@@ -57,7 +57,7 @@ class delta_method : public tensor_method<Exec> {
   using base_type = tensor_method<Exec>;
   using base_type::base_type;
 
-  struct plan_type final : tensor_plan {
+  struct plan_type final : method_plan {
     std::unique_ptr<delta_pruner const> pruner;
     std::vector<float> factor;  // of each delta after pruning; empty: none
     std::vector<float> weight;
@@ -72,7 +72,7 @@ class delta_method : public tensor_method<Exec> {
   [[nodiscard]] virtual rescale rescaling() const noexcept = 0;  // where the parameter `rescale` is true
 
  private:
-  [[nodiscard]] std::unique_ptr<tensor_plan> make_plan(Exec const& be, tensor_request const& request,
+  [[nodiscard]] std::unique_ptr<method_plan> make_plan(Exec const& be, tensor_request const& request,
                                                        parameter_reader const& parameters) const override {
     auto plan = std::make_unique<plan_type>();
     for (double const w : parameters.each("weight")) { plan->weight.push_back(static_cast<float>(w)); }
@@ -84,7 +84,7 @@ class delta_method : public tensor_method<Exec> {
     return plan;
   }
 
-  void apply_block(tensor_plan const& any_plan, channel_block const& block, std::byte* out,
+  void apply_block(method_plan const& any_plan, channel_block const& block, std::byte* out,
                    typename base_type::workspace& work) const override {
     auto const& plan = static_cast<plan_type const&>(any_plan);
     std::pair<void const*, join_kernel> const join = joining();

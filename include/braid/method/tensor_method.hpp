@@ -45,8 +45,8 @@ struct tensor_request {
 };
 
 /// What `prepare` has found out about a tensor. Read-only, so all threads share it.
-struct tensor_plan {
-  virtual ~tensor_plan() = default;
+struct method_plan {
+  virtual ~method_plan() = default;
   index_t cols = 0;
   bool allow_nonfinite = false;
 };
@@ -67,11 +67,11 @@ class tensor_method {
   /// @throws argument_error (models, base, parameters), shape_error (element types), value_error (no result exists),
   ///         detail::nonfinite_found
   /// @complexity the method's measuring passes over the inputs; none for most
-  [[nodiscard]] std::unique_ptr<tensor_plan const> prepare(Exec const& be, tensor_request const& request) const {
+  [[nodiscard]] std::unique_ptr<method_plan const> prepare(Exec const& be, tensor_request const& request) const {
     bool const empty = request.inputs.channels * request.inputs.cols == 0;
     check(request, empty);
     detail::parameter_reader const reader(info_.name, info_.parameters, own_, request.parameters, request.tensor, request.models);
-    std::unique_ptr<tensor_plan> plan = empty ? std::make_unique<tensor_plan>() : make_plan(be, request, reader);
+    std::unique_ptr<method_plan> plan = empty ? std::make_unique<method_plan>() : make_plan(be, request, reader);
     plan->cols = request.inputs.cols;
     plan->allow_nonfinite = request.allow_nonfinite;
     return plan;
@@ -81,7 +81,7 @@ class tensor_method {
   /// @param plan  of `prepare`, for the tensor that the block belongs to
   /// @param out   [block.rows, cols] of `block.out`, packed
   /// @throws detail::nonfinite_found unless NaN and infinity are allowed
-  void apply(tensor_plan const& plan, channel_block const& block, std::byte* out, workspace& work) const {
+  void apply(method_plan const& plan, channel_block const& block, std::byte* out, workspace& work) const {
     if (block.rows * plan.cols > 0) { apply_block(plan, block, out, work); }
   }
 
@@ -163,9 +163,9 @@ class tensor_method {
   tensor_method& operator=(tensor_method const&) = default;
 
   /// Called for tensors that have elements, with inputs that fit `info()`.
-  [[nodiscard]] virtual std::unique_ptr<tensor_plan> make_plan(Exec const& be, tensor_request const& request,
+  [[nodiscard]] virtual std::unique_ptr<method_plan> make_plan(Exec const& be, tensor_request const& request,
                                                                detail::parameter_reader const& parameters) const = 0;
-  virtual void apply_block(tensor_plan const& plan, channel_block const& block, std::byte* out, workspace& work) const = 0;
+  virtual void apply_block(method_plan const& plan, channel_block const& block, std::byte* out, workspace& work) const = 0;
 
  private:
   template <class View>

@@ -82,7 +82,7 @@ inline void check_segment(channel_block const& block, index_t row, index_t c, in
 
 /// to = round(x), in the storage type.
 template <class T>
-struct narrow_body {
+struct store_body {
   template <int W>
   BRAID_ALWAYS_INLINE static void run(float const* x, T* to, int count) noexcept {
     int c = 0;
@@ -96,8 +96,8 @@ struct narrow_body {
   }
 };
 
-inline void narrow(dtype t, float const* x, std::byte* to, int count) {
-  visit_dtype(t, [&]<class T>(T*) { dispatch<narrow_body<T>>(x, reinterpret_cast<T*>(to), count); });
+inline void store_rounded(dtype t, float const* x, std::byte* to, int count) {
+  visit_dtype(t, [&]<class T>(T*) { dispatch<store_body<T>>(x, reinterpret_cast<T*>(to), count); });
 }
 
 /// Address of column c of row `row` in packed rows.

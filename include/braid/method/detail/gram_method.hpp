@@ -25,7 +25,7 @@ class gram_method : public tensor_method<Exec> {
   /// Finds the coefficients of what is combined from a Gram matrix [n, n]. Called from many threads.
   using solver = std::function<void(double const* gram, int n, double* k)>;
 
-  struct plan_type final : tensor_plan {
+  struct plan_type final : method_plan {
     gram_scope scope = gram_scope::tensor;
     operand measured = operand::values;  // what the Gram matrix is of
     operand combined = operand::values;  // deltas: the base is added to the combination
@@ -72,7 +72,7 @@ class gram_method : public tensor_method<Exec> {
   }
 
  private:
-  void apply_block(tensor_plan const& any_plan, channel_block const& given, std::byte* out,
+  void apply_block(method_plan const& any_plan, channel_block const& given, std::byte* out,
                    typename base_type::workspace& work) const override {
     auto const& plan = static_cast<plan_type const&>(any_plan);
     channel_block const block = plan.base_is_first ? base_as_model(given) : given;
@@ -113,7 +113,7 @@ class gram_method : public tensor_method<Exec> {
       if (plan.combined == operand::deltas) {
         add_base(block.out, work.base.fit(1), mix, 1.0f, to, n);
       } else {
-        narrow(block.out, mix, to, n);
+        store_rounded(block.out, mix, to, n);
       }
     });
   }
