@@ -34,6 +34,10 @@ struct merge_arguments {
   std::optional<float> lambda;
   std::optional<std::string> residual;
   std::optional<int> residual_sweeps;
+  bool rank_one = false;
+  std::optional<double> budget;
+  std::optional<std::string> budget_weighting;
+  std::optional<std::string> column_weights;
   std::optional<std::uint64_t> seed;
 
   std::vector<pattern_argument> patterns;

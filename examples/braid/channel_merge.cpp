@@ -97,6 +97,7 @@ int channel_merge(merge_arguments const& args) {
   options.max_shard_bytes = parse_shard_size("--max-shard-size", args.max_shard_size);
   options.overwrite = args.overwrite;
   options.hash_inputs = !args.no_hash;
+  if (args.column_weights) { options.weights.emplace(*args.column_weights); }
   auto const threads = allow_threads(args.threads);
   braid::cpu const backend(args.threads);
   merge_job job{braid::checkpoint(args.base), open_experts(args), args.out, std::move(options), backend};

@@ -33,6 +33,7 @@ void add_output_options(CLI::App& app, std::string& max_shard_size, bool& overwr
 void add_method_options(CLI::App& app, merge_arguments& args) {
   std::string const method = "Method";
   app.add_option("--preset", args.preset,
+                 "best: --groups 1 --residual ternary;\n"
                  "dare_cm: --prune dare --density 0.7 --consensus sum --lambda 0.5;\n"
                  "ties_cm: the same with --prune magnitude --consensus ties-sum.\n"
                  "Options given besides win over the preset's")
@@ -62,13 +63,31 @@ void add_method_options(CLI::App& app, merge_arguments& args) {
   app.add_option("--residual", args.residual,
                  "what each expert in a group lacks is stored in a few bits an element:\n"
                  "sign1, sign2, sign3 (1, 2, 3 bits), ternary (1.6), trellis1, trellis2\n"
-                 "(1, 2; slow), or none (default none)")
-      ->option_text("NAME")
+                 "(1, 2; slow), or none (default none). With --budget several, with\n"
+                 "commas between them (default sign1,ternary,sign2,sign3)")
+      ->option_text("NAME[,NAME]")
       ->group(method);
   app.add_option("--residual-sweeps", args.residual_sweeps,
                  "rounds in which shared rows and residuals are fitted to each other;\n"
                  "0: rows stay as they were merged (default 3; trellis 2)")
       ->option_text("N")
+      ->group(method);
+  app.add_flag("--rank-one", args.rank_one, "residuals are scaled by row and by column")->group(method);
+  app.add_option("--budget", args.budget,
+                 "the result takes at most this fraction of the experts' bytes: each\n"
+                 "channel gets the groups, up to --groups, and the residual that lose\n"
+                 "least for that. Reads all inputs twice")
+      ->option_text("X")
+      ->group(method);
+  app.add_option("--budget-weighting", args.budget_weighting,
+                 "what an error counts: even (each expert and tensor the same), plain\n"
+                 "(as it is) or root (halfway) (default even)")
+      ->option_text("NAME")
+      ->group(method);
+  app.add_option("--column-weights", args.column_weights,
+                 "safetensors file with a tensor [inputs] F32 under the name of each\n"
+                 "weight: what an error in a column counts, such as second moments")
+      ->option_text("FILE")
       ->group(method);
 
   std::string const pruning = "Pruning, before deltas are joined";

@@ -114,7 +114,7 @@ void print(braid::grouped_checkpoint const& g) {
   }
   if (residual_bytes != 0) {
     std::cout << "  residuals " << residual_text({codes.begin(), codes.end()}) << ", " << size_text(residual_bytes)
-              << ": rows are rebuilt from the stored ones, and the directory is no model by itself\n";
+              << "; without them the directory is no model\n";
   }
   std::cout << '\n';
   print_layers(shares);

@@ -17,6 +17,7 @@ struct settings {
   std::string similarity = "cosine";
   std::string cluster = "exact";
   std::string consensus = "mean";
+  std::string residual;  ///< empty: none, or what a budget chooses
   int groups = 2;
   float lambda = 1.0f;
 };
@@ -33,7 +34,8 @@ settings settings_of(Method const& preset) {
   auto const& o = preset.settings();
   settings s;
   s.prune = spelled(o.prune.name);
-  s.density = o.prune.density;
+  if constexpr (requires { o.prune.density; }) { s.density = o.prune.density; }
+  if (o.residual.code != braid::residual_code::none) { s.residual = name_of(o.residual.code); }
   s.similarity = spelled(o.similarity.name);
   s.cluster = spelled(o.cluster.name);
   s.consensus = spelled(o.consensus.name);
@@ -47,7 +49,8 @@ settings defaults_of(std::optional<std::string> const& preset) {
   std::string const name = spelled(*preset);
   if (name == "dare-cm") { return settings_of(braid::presets::make_dare_cm()); }
   if (name == "ties-cm") { return settings_of(braid::presets::make_ties_cm()); }
-  throw braid::argument_error("--preset '" + printable(*preset) + "' is unknown; choose dare_cm or ties_cm");
+  if (name == "best") { return settings_of(braid::presets::make_best()); }
+  throw braid::argument_error("--preset '" + printable(*preset) + "' is unknown; choose best, dare_cm or ties_cm");
 }
 
 /// The policy of that name among the alternatives of a variant.
@@ -84,21 +87,60 @@ bool has_seed(Policies const& chosen) {
   return std::visit([](auto const& p) { return requires { p.seed; }; }, chosen);
 }
 
-braid::residual::any choose_residual(merge_arguments const& args) {
-  auto chosen = policy_named<decltype(braid::residual::any::choice)>("--residual", args.residual.value_or("none"));
-  if (args.residual_sweeps) {
-    constexpr int most = 1000;
-    if (*args.residual_sweeps < 0 || *args.residual_sweeps > most) {
-      throw braid::argument_error("--residual-sweeps " + std::to_string(*args.residual_sweeps) + ": choose 0 to " +
-                                  std::to_string(most) + ", usually 1 to 3");
-    }
-    std::visit(
-        [&](auto& r) {
-          if constexpr (requires { r.sweeps = 0; }) { r.sweeps = *args.residual_sweeps; }
-        },
-        chosen);
+braid::residual_code code_named(std::string const& name) {
+  std::vector<std::string> known;
+  for (int c = 0; c < braid::residual_codes; ++c) {
+    auto const code = static_cast<braid::residual_code>(c);
+    known.emplace_back(name_of(code));
+    if (known.back() == name) { return code; }
   }
-  return std::visit([](auto const& r) { return braid::residual::any(r); }, chosen);
+  throw braid::argument_error("--residual '" + printable(name) + "' is unknown; choose " + join_choices(known) +
+                              ", or several with commas between them, for --budget to choose from");
+}
+
+/// One code for all channels, or those among which a budget chooses.
+void choose_residual(merge_arguments const& args, std::string const& preset, merge_method& m) {
+  bool const chooses = m.budget.stored > 0.0;
+  m.residuals = chooses;
+  std::string const all = args.residual.value_or(preset);
+  if (!all.empty()) {
+    braid::residual_code_list codes;
+    for (std::size_t begin = 0; begin <= all.size();) {
+      std::size_t const end = std::min(all.find(',', begin), all.size());
+      braid::residual_code const code = code_named(all.substr(begin, end - begin));
+      if (code != braid::residual_code::none) { codes.add(code); }
+      begin = end + 1;
+    }
+    if (codes.size() > 1 && !chooses) {
+      throw braid::argument_error("--residual '" + printable(all) + "' names several codes, among which --budget chooses; give one, or a budget");
+    }
+    m.residuals = codes.size() > 0;
+    m.residual.allowed = codes;
+    if (codes.size() == 1) { m.residual.code = *codes.begin(); }
+  }
+  m.residual.rank_one = args.rank_one;
+  if (!args.residual_sweeps) { return; }
+  constexpr int most = 1000;
+  if (*args.residual_sweeps < 0 || *args.residual_sweeps > most) {
+    throw braid::argument_error("--residual-sweeps " + std::to_string(*args.residual_sweeps) + ": choose 0 to " +
+                                std::to_string(most) + ", usually 1 to 3");
+  }
+  m.residual.set_sweeps(*args.residual_sweeps);
+}
+
+braid::storage_budget choose_budget(merge_arguments const& args) {
+  braid::storage_budget budget;
+  if (!args.budget) { return budget; }
+  if (!(*args.budget > 0.0)) {
+    throw braid::argument_error("--budget " + shortest(*args.budget) + ": give a fraction of the experts' bytes, such as 0.4");
+  }
+  budget.stored = *args.budget;
+  std::string const name = args.budget_weighting.value_or("even");
+  for (auto const w : {braid::error_weighting::even, braid::error_weighting::root, braid::error_weighting::plain}) {
+    budget.weighting = w;
+    if (name_of(w) == name) { return budget; }
+  }
+  throw braid::argument_error("--budget-weighting '" + printable(name) + "' is unknown; choose even, root or plain");
 }
 
 /// Collects options that were given for nothing.
@@ -126,6 +168,7 @@ class idle_options {
   void add_residual() {
     add("--residual", args_.residual.has_value() && spelled(*args_.residual) != "none");
     add("--residual-sweeps", args_.residual_sweeps.has_value());
+    add("--rank-one", args_.rank_one);
   }
 
   /// One sentence for all that were added since the last one.
@@ -148,7 +191,12 @@ std::vector<std::string> idle_notes(merge_arguments const& args, merge_method co
   bool const random_prune = has_seed(m.prune);
   bool const random_cluster = has_seed(m.cluster.choice);
   auto const experts = static_cast<int>(args.experts.size());
-  if (m.groups >= experts) {
+  bool const budget = m.budget.stored > 0.0;
+  if (!budget) {
+    idle.add("--budget-weighting", args.budget_weighting.has_value());
+    idle.explain("there is no --budget", notes);
+  }
+  if (m.groups >= experts && !budget) {
     idle.add("--preset", args.preset.has_value());
     idle.add_grouping();
     idle.add_joining();
@@ -160,13 +208,13 @@ std::vector<std::string> idle_notes(merge_arguments const& args, merge_method co
                  notes);
     return notes;
   }
-  bool const residual = m.residual.code != braid::residual_code::none;
-  if (!residual) {
+  if (!m.residuals) {
     idle.add("--residual-sweeps", args.residual_sweeps.has_value());
+    idle.add("--rank-one", args.rank_one);
     idle.explain("no residuals are stored; choose --residual ternary, sign1, sign2, sign3, trellis1 or trellis2", notes);
   }
   // Two rows in a group give their shared row by themselves.
-  if (residual && m.residual.sweeps > 0 && experts - m.groups < 2) {
+  if (m.residuals && !budget && args.residual_sweeps.value_or(1) > 0 && experts - m.groups < 2) {
     idle.add_joining();
     idle.add_pruning();
     idle.explain("no group can have more than two rows, and the row that suits two best follows from their residuals "
@@ -206,8 +254,17 @@ std::string describe(merge_method const& m, settings const& s, std::uint64_t see
       m.prune);
   text += ", similarity " + s.similarity + ", cluster " + s.cluster + ", consensus " + s.consensus + ", groups " +
           std::to_string(s.groups) + ", lambda " + shortest(static_cast<double>(s.lambda));
-  if (m.residual.code != braid::residual_code::none) {
-    text += ", residual " + std::string(m.residual.name) + ", sweeps " + std::to_string(m.residual.sweeps);
+  if (m.residuals) {
+    std::string codes;
+    int sweeps = 0;
+    for (braid::residual_code const c : m.residual.codes()) {
+      codes += (codes.empty() ? "" : ",") + std::string(name_of(c));
+      m.residual.with(c, [&](auto const& policy) { sweeps = std::max(sweeps, policy.sweeps); });
+    }
+    text += ", residual " + codes + ", sweeps " + std::to_string(sweeps) + (m.residual.rank_one ? ", rank one" : "");
+  }
+  if (m.budget.stored > 0.0) {
+    text += ", budget " + shortest(m.budget.stored) + " " + std::string(name_of(m.budget.weighting));
   }
   if (has_seed(m.prune) || has_seed(m.cluster.choice)) { text += ", seed " + std::to_string(seed); }
   return text;
@@ -223,7 +280,8 @@ chosen_method choose_method(merge_arguments const& args) {
   s.similarity = spelled(args.similarity.value_or(s.similarity));
   s.cluster = spelled(args.cluster.value_or(s.cluster));
   s.consensus = spelled(args.consensus.value_or(s.consensus));
-  s.groups = args.groups.value_or(s.groups);
+  // Under a budget any number of groups may be worth its bytes.
+  s.groups = args.groups.value_or(args.budget ? std::max(1, static_cast<int>(args.experts.size())) : s.groups);
   s.lambda = args.lambda.value_or(s.lambda);
   std::uint64_t const seed = args.seed.value_or(0);
   if (s.groups < 1 || s.groups > braid::max_experts) {
@@ -244,13 +302,14 @@ chosen_method choose_method(merge_arguments const& args) {
   m.similarity = std::visit([](auto const& policy) { return braid::similarity::any(policy); }, similarity);
   m.cluster = std::visit([](auto const& policy) { return braid::cluster::any(policy); }, cluster);
   m.consensus = policy_named<any_consensus>("--consensus", s.consensus);
-  m.residual = choose_residual(args);
+  m.budget = choose_budget(args);
+  choose_residual(args, s.residual, m);
   m.groups = s.groups;
   m.lambda = s.lambda;
   m.allow_nonfinite = args.allow_nonfinite;
 
   auto const experts = static_cast<int>(args.experts.size());
-  bool const clusters = m.groups > 1 && m.groups < experts;
+  bool const clusters = m.groups > 1 && (m.groups < experts || m.budget.stored > 0.0);
   if (clusters && experts > braid::cluster::exact::most_experts &&
       std::holds_alternative<braid::cluster::exact>(m.cluster.choice)) {
     throw braid::argument_error("--cluster exact is for up to " + std::to_string(braid::cluster::exact::most_experts) +

@@ -10,7 +10,8 @@
 #include <braid/prune/magnitude.hpp>
 #include <braid/prune/magprune.hpp>
 #include <braid/prune/none.hpp>
-#include <braid/residual/any.hpp>
+#include <braid/cluster/budget.hpp>
+#include <braid/residual/palette.hpp>
 #include <braid/similarity/any.hpp>
 
 #include <variant>
@@ -28,7 +29,9 @@ struct merge_method {
   braid::similarity::any similarity;
   braid::cluster::any cluster;
   any_consensus consensus;
-  braid::residual::any residual{};
+  bool residuals = false;
+  braid::residual::palette residual{};  ///< if there are residuals
+  braid::storage_budget budget{};
   int groups = 2;
   float lambda = 1.0f;
   bool allow_nonfinite = false;

@@ -36,8 +36,7 @@ braid::report run_residual_pipeline(braid::prune::magprune const& prune, merge_m
 inline braid::report run_pipeline(merge_method const& m, merge_job const& job) {
   return std::visit(
       [&](auto const& prune) {
-        return m.residual.code == braid::residual_code::none ? run_pipeline(prune, m, job)
-                                                             : run_residual_pipeline(prune, m, job);
+        return m.residuals ? run_residual_pipeline(prune, m, job) : run_pipeline(prune, m, job);
       },
       m.prune);
 }

@@ -20,6 +20,7 @@ braid::report run_pruned(Residual const& residual, Prune const& prune, merge_met
                             .consensus = consensus,
                             .residual = residual,
                             .groups = m.groups,
+                            .budget = m.budget,
                             .lambda = m.lambda,
                             .allow_nonfinite = m.allow_nonfinite}};
         return braid::run(method, job.base, job.experts, job.out, job.options, job.backend);

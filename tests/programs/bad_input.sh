@@ -72,7 +72,7 @@ works "a name for it" "${merge[@]}" --expert "llama=$tmp/Llama-3.1" --expert "$z
 refused "a name is of letters" "${merge[@]}" --expert "a b=$zoo/add" --out "$out"
 refused "names no directory" "${merge[@]}" --expert "a=" --out "$out"
 for groups in 0 -1 256; do refused "--groups $groups: choose 1 to 255" "${merge[@]}" "${two[@]}" --groups "$groups" --out "$out"; done
-refused "choose dare_cm or ties_cm" "${merge[@]}" "${two[@]}" --preset best_cm --out "$out"
+refused "choose best, dare_cm or ties_cm" "${merge[@]}" "${two[@]}" --preset best_cm --out "$out"
 refused "choose none, dare, magnitude, magnitude-rows or magprune" "${merge[@]}" "${two[@]}" --prune random --out "$out"
 refused "choose cosine, euclidean, balanced or sign" "${merge[@]}" "${two[@]}" --similarity manhattan --out "$out"
 refused "choose exact, kmeans, agglomerative or random" "${merge[@]}" "${two[@]}" --cluster dbscan --out "$out"

@@ -12,11 +12,15 @@ Not run by ctest: it needs torch, transformers and safetensors (pip install torc
     $braid channel-merge --base $zoo/base --expert add=$zoo/add --expert sort=$zoo/sort --groups 2 --out /tmp/same
     tests/programs/check_transformers.py /tmp/same --braid $braid --original add=$zoo/add --original sort=$zoo/sort
 
+    # With residuals, of any code:
+    $braid channel-merge --base $zoo/base --expert add=$zoo/add --expert sort=$zoo/sort --groups 1 --residual ternary --out /tmp/r
+    tests/programs/check_transformers.py /tmp/r --braid $braid
+
 What is checked:
   1. the PyTorch code of docs/format.md rebuilds each expert; `braid extract` gives the same tensors, bit for bit, and
      the same config and tokenizer files that the description names;
   2. the grouped directory opens as the first expert: no weight is missing, only "braid." ones are left over, and every
-     parameter is the extracted first expert's;
+     parameter is the extracted first expert's; with residuals (format 2) it doesn't open at all;
   3. each extracted directory opens: nothing missing, nothing left over, finite logits; the first expert's logits are
      those of the grouped directory;
   4. with --original, each named expert equals its original: same tensors, same bits, same logits.
@@ -95,6 +99,14 @@ def open_model(what, directory, may_be_left=()):
     return model.eval()
 
 
+def refuses_to_open(directory):
+    try:
+        AutoModelForCausalLM.from_pretrained(directory)
+    except OSError:
+        return True
+    return False
+
+
 def logits(model):
     generator = torch.Generator().manual_seed(1)
     tokens = torch.randint(0, model.config.vocab_size, (2, 16), generator=generator)
@@ -132,7 +144,9 @@ def main():
             model = open_model(f"{name}, extracted", extracted)
             out = logits(model)
             check(bool(torch.isfinite(out).all()), f"{name}: logits aren't finite")
-            if n == 0:
+            if n == 0 and about["format"] == 2:
+                check(refuses_to_open(args.grouped), "the grouped directory opens, though its rows are no expert's")
+            elif n == 0:
                 first = open_model("the grouped directory", args.grouped, may_be_left=["braid."])
                 compare("the grouped directory as a model", first.state_dict(), model.state_dict())
                 check(torch.equal(logits(first), out), "the grouped directory: logits differ from the first expert's")

@@ -177,6 +177,34 @@ TEST_CASE("shards are numbered, listed in an index, and only the first has the m
   CHECK(braid::safetensors_file(t.path() / "out" / two).metadata() == strings{{"format", "pt"}});
 }
 
+TEST_CASE("a tensor may begin a file, where the order of element sizes starts anew, and files may be renamed before the commit") {
+  temp_dir t;
+  using enum braid::dtype;
+  std::vector<tensor_plan> const plans{{.name = "a", .type = u8, .shape = {3}},
+                                       {.name = "b", .type = bf16, .shape = {4}, .growing = true, .new_file = true},
+                                       {.name = "c", .type = u8, .shape = {1}}};
+  for (std::size_t const rows : {std::size_t{0}, std::size_t{2}}) {
+    auto const out = t.path() / ("out" + std::to_string(rows));
+    braid::checkpoint_writer w(out, plans, 0);
+    w.write(w.begin("a"), 0, bytes_of("xyz"));
+    w.append(w.begin("b"), bytes_of("abcd").first(2 * rows));
+    w.write(w.begin("c"), 0, bytes_of("c"));
+    CHECK_THROWS_AS(w.rename_stem(".hidden"), braid::argument_error);
+    w.rename_stem("other");
+    w.commit({});
+    braid::checkpoint const c(out);
+    CHECK(c.file_of(c.at("a")).filename() == "other-00001-of-00002.safetensors");
+    CHECK(c.file_of(c.at("c")).filename() == "other-00002-of-00002.safetensors");
+    CHECK((c.find("b") != nullptr) == (rows > 0));
+    if (rows > 0) { CHECK(c.at("b").offset % 4096 == 0); }
+  }
+  // Nothing precedes it: there is no empty file.
+  braid::checkpoint_writer w(t.path() / "one", {{.name = "b", .type = bf16, .shape = {2}, .new_file = true}}, 0);
+  w.write(w.begin("b"), 0, bytes_of("abcd"));
+  w.commit({});
+  CHECK(names_in(t.path() / "one") == std::vector<std::string>{"model.safetensors"});
+}
+
 TEST_CASE("names that need escapes and a model of no tensors are written and read back") {
   temp_dir t;
   std::string const name = "quote\" back\\slash \n \xC3\xA9 /";

@@ -1,6 +1,7 @@
 #include "unit/io_plain_reader.hpp"
 
 #include <braid/io/checkpoint.hpp>
+#include <braid/io/detail/spool_file.hpp>
 
 #include <csignal>
 
@@ -162,6 +163,34 @@ TEST_CASE("a full disk is an io_error with path, reason and advice, and leaves n
   braid::detail::unique_fd const full = braid::detail::open_file("/dev/full", O_WRONLY);
   auto const enospc = message_of([&] { braid::detail::write_all(full.get(), bytes_of("x"), 0, "/dev/full"); });
   CHECK(contains(enospc, "No space left on device; free space on that disk, or write elsewhere"));
+}
+
+TEST_CASE("bytes that wait in a temporary file come back in any pieces, and the file has no name") {
+  temp_dir t;
+  std::size_t const before = open_descriptors();
+  {
+    braid::detail::spool_file spool(t.path(), "shown");
+    CHECK(names_in(t.path()).empty());
+    std::string all;
+    for (int i = 0; i < 300; ++i) {
+      std::string const piece(static_cast<std::size_t>(i * 37 % 20'000), static_cast<char>('a' + i % 26));
+      spool.append(bytes_of(piece));
+      all += piece;
+    }
+    CHECK(spool.size() == all.size());
+    REQUIRE(all.size() > 2'000'000);  // more than one piece
+    for (auto const& [first, count] :
+         {std::pair<std::size_t, std::size_t>{0, all.size()}, {1, 0}, {12'345, 1'500'000}, {all.size() - 1, 1}}) {
+      std::string got;
+      spool.read(first, count, [&](std::span<std::byte const> piece) {
+        got.append(reinterpret_cast<char const*>(piece.data()), piece.size());
+      });
+      CHECK(got == all.substr(first, count));
+    }
+    file_size_limit const limit(static_cast<rlim_t>(all.size() + 10));
+    CHECK(contains(message_of([&] { spool.append(bytes_of(std::string(100, 'x'))); }), "shown: write failed"));
+  }
+  CHECK(open_descriptors() == before);
 }
 
 TEST_CASE("overwriting replaces the whole directory, and a failure keeps the old one") {

@@ -1,89 +1,11 @@
 /// Residual codes: what they store, what they lose, and what coding a group jointly gains.
 
 #include "support/catch.hpp"
+#include "support/residuals.hpp"
 
-#include <braid/braid.hpp>
-
-#include <cmath>
-#include <random>
+#include <braid/residual/expected_error.hpp>
 
 namespace braid_test {
-namespace {
-
-using namespace braid;
-
-std::vector<residual::any> all_residuals() {
-  return {residual::sign_bits<1>{}, residual::sign_bits<2>{}, residual::sign_bits<3>{},
-          residual::ternary{},      residual::trellis<1>{},   residual::trellis<2>{}};
-}
-
-std::vector<float> gaussian(std::size_t n, unsigned seed) {
-  std::mt19937 engine(seed);
-  std::normal_distribution<float> normal;
-  std::vector<float> x(n);
-  for (auto& v : x) { v = normal(engine); }
-  return x;
-}
-
-struct coded {
-  std::vector<std::byte> plane;
-  std::vector<bfloat16> scale;
-  std::vector<float> value;
-};
-
-coded encoded(residual::any const& r, std::vector<float> const& x, float const* weight = nullptr) {
-  auto const cols = static_cast<index_t>(x.size());
-  coded out;
-  out.plane.resize(static_cast<std::size_t>(residual_bytes(r.code, cols)));
-  out.scale.resize(static_cast<std::size_t>(residual_scales(r.code)));
-  out.value.resize(x.size());
-  residual_workspace work;
-  work.left.resize(x.size());
-  r.encode(x.data(), weight, cols, out.plane.data(), out.scale.data(), work);
-  decode_residual(r.code, out.plane.data(), out.scale.data(), cols, out.value.data());
-  return out;
-}
-
-double squared_error(std::vector<float> const& a, std::vector<float> const& b) {
-  double sum = 0.0;
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    double const e = static_cast<double>(a[i]) - static_cast<double>(b[i]);
-    sum += e * e;
-  }
-  return sum;
-}
-
-template <class T>
-grouped_tensor<T> merged(residual::any const& r, int groups, std::vector<std::vector<T>> const& experts,
-                         std::vector<T> const& base, index_t channels, index_t cols, int threads = 1, std::span<float const> weight = {}) {
-  using merge = channel_merge<cpu, prune::none, similarity::cosine, cluster::exact, consensus::mean, residual::any>;
-  static char const* const names[] = {"a", "b", "c", "d", "e", "f"};
-  std::vector<expert_view<T>> views;
-  for (std::size_t e = 0; e < experts.size(); ++e) { views.push_back({names[e], {experts[e].data(), channels, cols}}); }
-  return merge{{.residual = r, .groups = groups}}(cpu{threads}, "w", {base.data(), channels, cols}, views, weight);
-}
-
-template <class T>
-std::vector<T> rebuilt(grouped_tensor<T> const& g, std::size_t expert) {
-  std::vector<T> out(static_cast<std::size_t>(g.channels() * g.cols()));
-  g.extract(expert, {out.data(), g.channels(), g.cols()});
-  return out;
-}
-
-template <class T>
-double lost(grouped_tensor<T> const& g, std::vector<std::vector<T>> const& experts) {
-  double sum = 0.0;
-  for (std::size_t e = 0; e < experts.size(); ++e) {
-    auto const out = rebuilt(g, e);
-    for (std::size_t i = 0; i < out.size(); ++i) {
-      double const d = static_cast<double>(static_cast<float>(out[i])) - static_cast<double>(static_cast<float>(experts[e][i]));
-      sum += d * d;
-    }
-  }
-  return sum;
-}
-
-}  // namespace
 
 TEST_CASE("a residual code loses the share of a Gaussian row's energy that theory gives it") {
   struct expectation {
@@ -245,6 +167,30 @@ TEST_CASE("residuals bring every expert nearer, and refining the shared row near
       double const refined = lost(merged(r, 1, experts, base, channels, cols), experts);
       CHECK(once < 0.45 * plain);
       CHECK(refined < 0.9 * once);
+    }
+  }
+}
+
+TEST_CASE("the error that is expected of a group is what Gaussian deltas leave") {
+  index_t const cols = 2048;
+  std::vector<float> const base(static_cast<std::size_t>(3 * cols), 0.0f);
+  for (std::size_t n : {std::size_t{2}, std::size_t{3}, std::size_t{5}, std::size_t{6}}) {
+    std::vector<std::vector<float>> experts;
+    for (std::size_t e = 0; e < n; ++e) { experts.push_back(gaussian(base.size(), static_cast<unsigned>(100 * n + e))); }
+    auto const members = static_cast<int>(n);
+    double const plain = lost(merged(residual::none{}, 1, experts, base, 3, cols), experts);
+    CHECK(expected_residual_error(residual_code::none, members) == 1.0);
+    for (auto const& r : all_residuals()) {
+      INFO(r.name << ", " << n << " experts");
+      double const share = lost(merged(r, 1, experts, base, 3, cols), experts) / plain;
+      CHECK(share == Catch::Approx(expected_residual_error(r.code, members)).epsilon(0.08));
+    }
+  }
+  for (auto const& r : all_residuals()) {
+    CHECK(expected_residual_error(r.code, 1) == 0.0);
+    for (int n = 3; n < 40; ++n) {
+      CHECK(expected_residual_error(r.code, n) > expected_residual_error(r.code, n - 1));
+      CHECK(expected_residual_error(r.code, n) < squared_error(gaussian(4096, 5), encoded(r, gaussian(4096, 5)).value) / 3900.0);
     }
   }
 }

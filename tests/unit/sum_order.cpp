@@ -3,6 +3,7 @@
 #include "support/simd_scope.hpp"
 
 #include <braid/backend/cpu/channel_gram.hpp>
+#include <braid/backend/cpu/lanes.hpp>
 
 using namespace braid_test;
 namespace sum_order = braid::sum_order;
@@ -168,6 +169,63 @@ TEST_CASE("a channel's Gram matrix has the documented sums, whatever the storage
           }
         }
       }
+    }
+  }
+}
+
+namespace {
+
+/// Three sums of two rows, one pass.
+struct three_sums {
+  template <int W>
+  static void run(float const* x, float const* y, float const* weight, index_t cols, float* out) {
+    using f32 = braid::detail::wide<W>::f32;
+    float const* const rows[] = {x, y};
+    braid::detail::sum_columns<W, 3>(rows, weight, cols, [](f32 const* v, f32* term) {
+      term[0] = v[0];
+      term[1] = v[0] * v[1];
+      term[2] = v[1] - v[0];
+    }, out);
+  }
+};
+
+}  // namespace
+
+TEST_CASE("several sums in one pass, weighted or not, keep the order of sums at every width", "[simd][sum_order]") {
+  random_source random(9);
+  for (int round = 0; round < 200; ++round) {
+    index_t const cols = random_cols(random);
+    auto const rows = random_rows(random, 3, cols);
+    bool const weighted = random.chance(0.5);
+    auto const& x = rows[0];
+    auto const& y = rows[1];
+    auto const& h = rows[2];
+    auto const expected = [&](auto const& term) {
+      return sum_order::sum(cols, [&](index_t c) {
+        auto const i = static_cast<std::size_t>(c);
+        return weighted ? h[i] * term(i) : term(i);
+      });
+    };
+    float const first = expected([&](std::size_t i) { return x[i]; });
+    float const second = expected([&](std::size_t i) { return x[i] * y[i]; });
+    float const third = expected([&](std::size_t i) { return y[i] - x[i]; });
+    auto const check = [&](float const* out) {
+      INFO(cols << " columns");
+      REQUIRE(bits_of(out[0]) == bits_of(first));
+      REQUIRE(bits_of(out[1]) == bits_of(second));
+      REQUIRE(bits_of(out[2]) == bits_of(third));
+    };
+    float out[3];
+    three_sums::run<4>(x.data(), y.data(), weighted ? h.data() : nullptr, cols, out);
+    check(out);
+    three_sums::run<8>(x.data(), y.data(), weighted ? h.data() : nullptr, cols, out);
+    check(out);
+    three_sums::run<16>(x.data(), y.data(), weighted ? h.data() : nullptr, cols, out);
+    check(out);
+    for (auto const level : all_simd_levels) {
+      simd_scope const scope(level);
+      braid::detail::dispatch<three_sums>(x.data(), y.data(), weighted ? h.data() : static_cast<float const*>(nullptr), cols, static_cast<float*>(out));
+      check(out);
     }
   }
 }

@@ -57,11 +57,11 @@ struct tensor_context {
   std::vector<tensor_key> keys;     ///< one an expert: keys random pruning
   std::vector<double> norms;        ///< lengths of the deltas over the tensor; empty unless the similarity needs them
   std::vector<magnitude_cut> cuts;  ///< one an expert; empty unless pruning cuts over the tensor
+  std::vector<bfloat16> column;     ///< [cols] scales of the residuals' columns; empty: ones
   bool allow_nonfinite = false;
   std::shared_ptr<tensor_budget const> budget;  ///< chooses groups and codes for each channel; null: the method's own
   float const* column_weight = nullptr;  ///< [cols], of the tensor: what an error in a column counts; null: all one
   std::vector<float> root_weight;        ///< square roots of the weights; empty: all one
-  std::vector<bfloat16> column;          ///< [cols], scales of the residuals' columns; empty: all one
 };
 
 /// A block's residuals: channel by channel, in a channel expert by expert, nothing for rows without one.

@@ -5,18 +5,22 @@
 #include <braid/residual/ternary.hpp>
 #include <braid/residual/trellis.hpp>
 
+#include <string>
+#include <utility>
+
 BRAID_NAMESPACE_BEGIN
 namespace residual {
 
-/// Several codes, of which a storage budget chooses one for each channel. Without a budget there is nobody to choose.
+/// All of braid's codes, and which of them are used: one for all channels, or several, of which a storage budget chooses
+/// one for each channel.
 struct palette {
   static constexpr std::string_view name = "palette";
-  static constexpr residual_code code = residual_code::none;
   static constexpr int sweeps = 0;
-  bool rank_one = false;
 
-  /// The codes that may be chosen beside none. The trellis codes are the best for their bits, and slow to find.
+  residual_code code = residual_code::none;  ///< of all channels; none: a budget chooses
+  /// What a budget may choose, if `code` is none. The trellis codes lose the least for their bits, and are slow to find.
   residual_code_list allowed{residual_code::sign1, residual_code::ternary, residual_code::sign2, residual_code::sign3};
+  bool rank_one = false;
   sign_bits<1> sign1{};
   sign_bits<2> sign2{};
   sign_bits<3> sign3{};
@@ -24,13 +28,27 @@ struct palette {
   trellis<1> trellis1{};
   trellis<2> trellis2{};
 
-  [[nodiscard]] residual_code_list const& codes() const noexcept { return allowed; }
+  [[nodiscard]] residual_code_list codes() const noexcept {
+    return code == residual_code::none ? allowed : residual_code_list{code};
+  }
+
+  /// The same number of sweeps for every code.
+  void set_sweeps(int n) noexcept {
+    sign1.sweeps = sign2.sweeps = sign3.sweeps = ternary.sweeps = trellis1.sweeps = trellis2.sweeps = n;
+  }
 
   /// Into the description of a merge.
   template <class Json>
   void describe(Json& j) const {
-    j["codes"] = Json::array();
-    for (residual_code const c : allowed) { j["codes"].push_back(std::string(name_of(c))); }
+    if (code != residual_code::none) { j["name"] = std::string(name_of(code)); }
+    auto codes_used = Json::array();
+    int most = 0;
+    for (residual_code const c : codes()) {
+      codes_used.push_back(std::string(name_of(c)));
+      with(c, [&](auto const& policy) { most = policy.sweeps > most ? policy.sweeps : most; });
+    }
+    if (code == residual_code::none) { j["codes"] = std::move(codes_used); }
+    j["sweeps"] = most;
   }
 
   /// Calls `f` with the policy of a code.

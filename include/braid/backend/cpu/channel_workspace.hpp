@@ -40,8 +40,10 @@ struct channel_workspace {
   aligned_floats row;      // [cols], for policies that rank inside a row
   aligned_floats target;   // [cols], what a residual has to encode
   aligned_floats member_rows;   // [members, cols]
-  aligned_floats member_codes;  // [members, cols], decoded residuals
+  aligned_floats member_codes;  // [members + 1, cols], decoded residuals
+  std::vector<float*> coded_rows;
   aligned_floats divided;       // [cols], a target less the columns' scales
+  aligned_floats spread;        // [cols], weights of a coarse code
   aligned_floats column_scale;   // [cols]
   aligned_floats column_weight;  // [cols]
   residual_workspace residual;

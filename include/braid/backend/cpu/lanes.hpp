@@ -23,6 +23,12 @@ BRAID_ALWAYS_INLINE void store_lanes(typename wide<W>::f32 const& x, float* p) n
   *reinterpret_cast<typename wide<W>::f32_memory*>(p) = x;
 }
 
+/// x in all lanes. A parameter, since nvcc's front end crashes where it could fold a constant.
+template <int W>
+BRAID_ALWAYS_INLINE void fill_lanes(float x, typename wide<W>::f32& out) noexcept {
+  out = typename wide<W>::f32{} + x;
+}
+
 /// W numbers below 256 as bytes.
 template <int W>
 BRAID_ALWAYS_INLINE void store_bytes(typename wide<W>::u32 const& x, std::uint8_t* p) noexcept {
@@ -38,15 +44,24 @@ BRAID_ALWAYS_INLINE void magnitude(typename wide<W>::f32 const& x, typename wide
 
 /// x where the mask says so, else 0.
 template <int W>
-BRAID_ALWAYS_INLINE void keep_where(typename wide<W>::i32 const& mask, typename wide<W>::f32 const& x,
+BRAID_ALWAYS_INLINE void keep_where(typename wide<W>::u32 const& mask, typename wide<W>::f32 const& x,
                                     typename wide<W>::f32& out) noexcept {
-  out = (typename wide<W>::f32)((typename wide<W>::u32)mask & (typename wide<W>::u32)x);
+  out = (typename wide<W>::f32)(mask & (typename wide<W>::u32)x);
+}
+
+/// a where the mask says so, else b.
+template <int W>
+BRAID_ALWAYS_INLINE void choose(typename wide<W>::u32 const& mask, typename wide<W>::f32 const& a,
+                                typename wide<W>::f32 const& b, typename wide<W>::f32& out) noexcept {
+  using u32 = typename wide<W>::u32;
+  out = (typename wide<W>::f32)((mask & (u32)a) | (~mask & (u32)b));
 }
 
 /// x, but 0 for NaN and infinity.
 template <int W>
 BRAID_ALWAYS_INLINE void keep_finite(typename wide<W>::f32 const& x, typename wide<W>::f32& out) noexcept {
-  keep_where<W>(((typename wide<W>::u32)x & 0x7F800000u) != 0x7F800000u, x, out);
+  using u32 = typename wide<W>::u32;
+  keep_where<W>((u32)(((u32)x & 0x7F800000u) != 0x7F800000u), x, out);
 }
 
 /// The last columns of some rows, from `whole` on, filled up with zeros.
@@ -159,6 +174,21 @@ struct divide_body {
     map_columns<W>(in, out, cols, [by](f32 const* v, f32* y) { y[0] = v[0] / by; });
   }
 };
+
+/// Finite numbers between -most and most; NaN and infinity as they are.
+template <int W>
+BRAID_ALWAYS_INLINE void clamp_finite(typename wide<W>::f32 const& x, float most, typename wide<W>::f32& out) noexcept {
+  using f32 = typename wide<W>::f32;
+  using u32 = typename wide<W>::u32;
+  f32 limit;
+  f32 top;
+  f32 size;
+  fill_lanes<W>(most, limit);
+  fill_lanes<W>(0x1.FFFFFEp127f, top);
+  magnitude<W>(x, size);
+  f32 const signed_limit = (f32)((u32)limit | ((u32)x & 0x80000000u));
+  choose<W>((u32)(size > limit) & (u32)(size <= top), signed_limit, x, out);
+}
 
 }  // namespace detail
 BRAID_NAMESPACE_END

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
 
 BRAID_STRICT_FP_BEGIN
 BRAID_NAMESPACE_BEGIN
@@ -44,6 +45,9 @@ struct residual_columns {
 /// is that mean, rounded, and everyone codes what is left against it once more. Against coding the distance from the
 /// plain mean, the error falls to a third for two members, to 0.7 for four, at the same bytes.
 ///
+/// A member keeps its code where a new one isn't better, so that the error never rises. Of a pair, the first member begins
+/// and the second fills up: the first one's code is then a coarse one, whose levels leave room for others between them.
+///
 /// Every distinct row counts as often as experts have it.
 template <class Residual>
 class residual_group {
@@ -62,7 +66,11 @@ class residual_group {
   void code(int const* expert, int const* weight, int n, std::byte* shared, std::byte* planes, bfloat16* scales) {
     auto const cols = static_cast<std::size_t>(cols_);
     rows_ = work_.member_rows.fit(static_cast<std::size_t>(n) * cols);
-    coded_ = work_.member_codes.fit(static_cast<std::size_t>(n) * cols);
+    float* const coded = work_.member_codes.fit((static_cast<std::size_t>(n) + 1) * cols);
+    work_.coded_rows.clear();
+    for (int i = 0; i <= n; ++i) { work_.coded_rows.push_back(row_of(coded, i)); }
+    coded_ = work_.coded_rows.data();
+    spare_coded_ = coded_[n];
     target_ = work_.target.fit(cols);
     sum_ = work_.row.fit(cols);
     planes_ = planes;
@@ -74,20 +82,29 @@ class residual_group {
       widen_row(from.row(row_), from.type, row_of(rows_, i));
     }
     if (residual_.sweeps > 0) {
-      if (n == 2) {
-        // From the mean, both would code the same distance with opposite signs, and stay there.
-        std::fill_n(coded_, 2 * cols, 0.0f);
+      // From the mean, both of a pair would code the same distance with opposite signs, and stay there.
+      bool const pair = n == 2;
+      if (pair) {
+        std::fill_n(coded_[0], cols, 0.0f);
+        std::fill_n(coded_[1], cols, 0.0f);
       } else {
         code_against(shared, n);
       }
       float const total = sum_left(weight, n);
-      for (int s = 0; s < residual_.sweeps; ++s) { sweep(weight, total, n); }
+      if (pair) { member(0, weight, total, coding::first_of_pair); }
+      for (int s = 0; s < residual_.sweeps; ++s) {
+        if (pair && s == 0) {
+          member(1, weight, total, coding::first);
+        } else {
+          for (int i = 0; i < n; ++i) { member(i, weight, total, coding::again); }
+        }
+      }
       sum_left(weight, n);
       dispatch<divide_body>(static_cast<float const*>(sum_), total, cols_, sum_);
       visit_dtype(block_.out, [&]<class T>(T*) {
         dispatch<narrow_body<T>>(static_cast<float const*>(sum_), cols_, reinterpret_cast<T*>(shared));
       });
-      code_better(shared, n);
+      code_against(shared, n, coding::again);
     } else {
       code_against(shared, n);
     }
@@ -100,51 +117,55 @@ class residual_group {
     for_each_segment(cols_, [&](index_t c, int n) { widen(type, at_column(from, type, c), to + c, n); });
   }
 
-  /// Codes `target_`, and decodes what that stores.
-  void encode_target(std::byte* plane, bfloat16* scale, float* decoded) {
+  enum class coding {
+    first,          // there is no code yet
+    first_of_pair,  // another one will fill the gaps between this one's levels
+    again           // only a better one is taken
+  };
+
+  /// Codes `target_`, what member i lacks.
+  void encode_target(int i, coding what) {
     float const* x = target_;
     if (columns_.scale != nullptr) {
       float* const divided = work_.divided.fit(static_cast<std::size_t>(cols_));
       dispatch<divide_columns_body>(x, columns_.scale, cols_, divided);
       x = divided;
     }
-    residual_.encode(x, columns_.coded_weight, cols_, plane, scale, work_.residual);
-    decode_residual(residual_.code, plane, scale, cols_, decoded);
-    if (columns_.scale != nullptr) { dispatch<multiply_columns_body>(columns_.scale, cols_, decoded); }
-  }
-  void encode_target(int i) { encode_target(plane_of(i), scale_of(i), row_of(coded_, i)); }
-
-  /// The target is what a member lacks against the shared row, which is in `sum_`.
-  void aim(int i) {
-    dispatch<distance_body>(static_cast<float const*>(row_of(rows_, i)), static_cast<float const*>(sum_), cols_, target_);
-  }
-
-  [[nodiscard]] std::byte* plane_of(int i) const noexcept { return planes_ + static_cast<std::size_t>(i) * plane_bytes_; }
-  [[nodiscard]] bfloat16* scale_of(int i) const noexcept { return scale_ + static_cast<std::size_t>(i) * scales_; }
-
-  /// Against the shared row as it was rounded, each member takes a new code if that is better than the one it has.
-  void code_better(std::byte const* shared, int n) {
-    widen_row(shared, block_.out, sum_);
-    for (int i = 0; i < n; ++i) {
-      aim(i);
-      float* const decoded = row_of(rows_, i);  // the member's own row isn't needed once its target is known
-      encode_target(spare_plane_.data(), spare_scale_.data(), decoded);
-      float error[2];
-      dispatch<two_errors_body>(static_cast<float const*>(target_), static_cast<float const*>(decoded),
-                                static_cast<float const*>(row_of(coded_, i)), columns_.column_weight, cols_,
-                                static_cast<float*>(error));
-      if (error[0] < error[1]) {
-        std::copy_n(spare_plane_.data(), plane_bytes_, plane_of(i));
-        std::copy_n(spare_scale_.data(), scales_, scale_of(i));
-      }
+    float const* weight = columns_.coded_weight;
+    if (what == coding::first_of_pair && has_gaps()) {
+      // An error counts as much more as its element is large: then levels lie more evenly than a Gaussian's best.
+      float* const spread = work_.spread.fit(static_cast<std::size_t>(cols_));
+      dispatch<spread_weight_body>(x, weight, cols_, spread);
+      weight = spread;
     }
+    residual_.encode(x, weight, cols_, spare_plane_.data(), spare_scale_.data(), work_.residual);
+    decode_residual_piece(residual_.code, spare_plane_.data(), spare_scale_.data(), cols_, 0, static_cast<int>(cols_), spare_coded_);
+    if (columns_.scale != nullptr) { dispatch<multiply_columns_body>(columns_.scale, cols_, spare_coded_); }
+    if (what == coding::again && !spare_is_better(i)) { return; }
+    std::copy_n(spare_plane_.data(), plane_bytes_, planes_ + static_cast<std::size_t>(i) * plane_bytes_);
+    std::copy_n(spare_scale_.data(), scales_, scale_ + static_cast<std::size_t>(i) * scales_);
+    std::swap(coded_[i], spare_coded_);
   }
 
-  void code_against(std::byte const* shared, int n) {
+  /// Whether a code has few levels, but more than two: measured, these gain from a coarse start.
+  [[nodiscard]] bool has_gaps() const noexcept {
+    return residual_.code == residual_code::ternary || residual_.code == residual_code::sign2 ||
+           residual_.code == residual_code::sign3;
+  }
+
+  [[nodiscard]] bool spare_is_better(int i) const noexcept {
+    float error[2];
+    dispatch<two_errors_body>(static_cast<float const*>(target_), static_cast<float const*>(spare_coded_),
+                              static_cast<float const*>(coded_[i]), columns_.column_weight, cols_, static_cast<float*>(error));
+    return error[0] < error[1];
+  }
+
+  /// Every member codes what it lacks against the shared row, in its storage type.
+  void code_against(std::byte const* shared, int n, coding what = coding::first) {
     widen_row(shared, block_.out, sum_);
     for (int i = 0; i < n; ++i) {
-      aim(i);
-      encode_target(i);
+      dispatch<distance_body>(static_cast<float const*>(row_of(rows_, i)), static_cast<float const*>(sum_), cols_, target_);
+      encode_target(i, what);
     }
   }
 
@@ -161,18 +182,16 @@ class residual_group {
   }
 
   void add_left(int i, float times) {
-    dispatch<add_left_body>(static_cast<float const*>(row_of(rows_, i)), static_cast<float const*>(row_of(coded_, i)), times,
-                            cols_, sum_);
+    dispatch<add_left_body>(static_cast<float const*>(row_of(rows_, i)), static_cast<float const*>(coded_[i]), times, cols_, sum_);
   }
 
-  void sweep(int const* weight, float total, int n) {
-    for (int i = 0; i < n; ++i) {
-      auto const times = static_cast<float>(weight[i]);
-      dispatch<aim_body>(static_cast<float const*>(row_of(rows_, i)), static_cast<float const*>(row_of(coded_, i)), times,
-                         1.0f / (total - times), cols_, sum_, target_);
-      encode_target(i);
-      add_left(i, times);
-    }
+  /// A member codes its distance from the mean of what the others leave.
+  void member(int i, int const* weight, float total, coding what) {
+    auto const times = static_cast<float>(weight[i]);
+    dispatch<aim_body>(static_cast<float const*>(row_of(rows_, i)), static_cast<float const*>(coded_[i]), times,
+                       1.0f / (total - times), cols_, sum_, target_);
+    encode_target(i, what);
+    add_left(i, times);
   }
 
   Residual const& residual_;
@@ -184,7 +203,8 @@ class residual_group {
   std::size_t plane_bytes_;
   std::size_t scales_;
   float* rows_ = nullptr;    // [n, cols]
-  float* coded_ = nullptr;   // [n, cols]
+  float** coded_ = nullptr;  // [n] rows, decoded
+  float* spare_coded_ = nullptr;
   float* target_ = nullptr;  // [cols]
   float* sum_ = nullptr;     // [cols]
   std::byte* planes_ = nullptr;

@@ -56,6 +56,23 @@ struct divide_columns_body {
   }
 };
 
+/// to = weight * |x|; without weights |x|.
+struct spread_weight_body {
+  template <int W>
+  BRAID_ALWAYS_INLINE static void run(float const* x, float const* weight, index_t cols, float* to) noexcept {
+    using f32 = typename wide<W>::f32;
+    float const* const in[] = {x, weight != nullptr ? weight : x};
+    float* const out[] = {to};
+    bool const weighted = weight != nullptr;
+    map_columns<W>(in, out, cols, [weighted](f32 const* v, f32* y) {
+      f32 size;
+      magnitude<W>(v[0], size);
+      y[0] = size;
+      if (weighted) { y[0] = v[1] * size; }
+    });
+  }
+};
+
 /// x *= column.
 struct multiply_columns_body {
   template <int W>

@@ -45,8 +45,10 @@ nlohmann::json recipe_json(Options const& o) {
   if constexpr (requires { o.residual.code; }) {
     if (codes_anything(o.residual)) { recipe["residual"] = policy_json(o.residual); }
   }
-  if (o.budget.stored > 0.0) {
-    recipe["budget"] = {{"stored", o.budget.stored}, {"weighting", std::string(name_of(o.budget.weighting))}};
+  if constexpr (requires { o.budget.stored; }) {
+    if (o.budget.stored > 0.0) {
+      recipe["budget"] = {{"stored", o.budget.stored}, {"weighting", std::string(name_of(o.budget.weighting))}};
+    }
   }
   return recipe;
 }

@@ -22,7 +22,7 @@ struct magnitude_sum_body {
     } else {
       sum_columns<W, 2>(rows, weight, cols, [](f32 const* v, f32* y) {
         magnitude<W>(v[0], y[0]);
-        y[1] = f32{} + 1.0f;
+        fill_lanes<W>(1.0f, y[1]);
       }, out);
     }
   }
@@ -40,12 +40,14 @@ struct sums_above_body {
     float const* const rows[] = {x};
     sum_columns<W, 2 * Thresholds>(rows, weight, cols, [&limit](f32 const* v, f32* y) {
       f32 size;
+      f32 one;
       magnitude<W>(v[0], size);
+      fill_lanes<W>(1.0f, one);
       BRAID_UNROLL
       for (int t = 0; t < Thresholds; ++t) {
-        auto const above = size > limit[t];
+        auto const above = (typename wide<W>::u32)(size > limit[t]);
         keep_where<W>(above, size, y[2 * t]);
-        keep_where<W>(above, f32{} + 1.0f, y[2 * t + 1]);
+        keep_where<W>(above, one, y[2 * t + 1]);
       }
     }, out);
   }

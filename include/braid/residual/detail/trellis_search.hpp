@@ -60,7 +60,7 @@ struct trellis_forward_body {
     constexpr int shifted = vectors / branches;
     f32 cost[static_cast<std::size_t>(vectors)];
     BRAID_UNROLL
-    for (int v = 0; v < vectors; ++v) { cost[v] = f32{} + 1e30f; }
+    for (int v = 0; v < vectors; ++v) { fill_lanes<W>(1e30f, cost[v]); }
     cost[0][0] = 0.0f;  // the register starts empty; not infinity elsewhere: differences are taken
     for (index_t c = 0; c < cols; ++c) {
       f32 best[static_cast<std::size_t>(shifted)];
@@ -88,9 +88,10 @@ struct trellis_forward_body {
         }
       }
       store_chosen<W>(chosen, decision + c * trellis_decision_bytes);
-      f32 const value = f32{} + x[c];
-      f32 h{};
-      if constexpr (Weighted) { h = h + weight[c]; }
+      f32 value;
+      f32 h;
+      fill_lanes<W>(x[c], value);
+      if constexpr (Weighted) { fill_lanes<W>(weight[c], h); }
       BRAID_UNROLL
       for (int v = 0; v < vectors; ++v) {
         f32 from;
