@@ -181,6 +181,31 @@ TEST_CASE("models that are the base give the base", "[method]") {
   }
 }
 
+TEST_CASE("models in another order, with their weights, give the same merge up to rounding", "[method]") {
+  random_source random(592);
+  for (auto const style : {method_style::mergekit, method_style::paper}) {
+    for (std::string_view const name : braid::tensor_method_names) {
+      auto const m = make(name, style);
+      family f = family_for(random, *m, dtype::f32, 12, 90);
+      if (f.experts.size() < 2) { continue; }
+      auto request = request_for(*m, f, dtype::f32);
+      request.parameters.of_tensor.erase("weight");
+      bool const weighs = std::any_of(m->info().parameters.begin(), m->info().parameters.end(),
+                                      [](braid::parameter_info const& p) { return p.name == "weight"; });
+      std::vector<double> weight;
+      for (std::size_t i = 0; i < f.experts.size(); ++i) { weight.push_back(0.2 + random.unit()); }
+      if (weighs) { request.parameters.of_model["weight"] = values(weight); }
+      auto const first = merged(*m, request);
+      std::reverse(request.models.begin(), request.models.end());
+      std::reverse(request.inputs.experts.begin(), request.inputs.experts.end());
+      std::reverse(weight.begin(), weight.end());
+      if (weighs) { request.parameters.of_model["weight"] = values(weight); }
+      INFO(name);
+      CHECK(relative_error(merged(*m, request), std::vector<double>(first.begin(), first.end())) < 1e-5);
+    }
+  }
+}
+
 TEST_CASE("without models, methods that need a base give it bit for bit", "[method]") {
   random_source random(584);
   for (std::string_view const name : braid::tensor_method_names) {

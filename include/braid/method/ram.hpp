@@ -43,6 +43,31 @@ struct ram_body {
   }
 };
 
+/// Adds to `counts` [n, 2] how many elements each model changed alone, and with others.
+struct count_movers_body {
+  template <int W>
+  BRAID_ALWAYS_INLINE static void run(float const* delta, int n, int count, float epsilon, std::uint32_t* counts) noexcept {
+    std::uint32_t movers[sum_order::segment];
+    for (int c = 0; c < count; ++c) { movers[c] = 0; }
+    for (int i = 0; i < n; ++i) {
+      float const* const row = delta + i * segment_stride;
+      for (int c = 0; c < count; ++c) { movers[c] += ram_body::moves(row[c], epsilon) ? 1u : 0u; }
+    }
+    for (int i = 0; i < n; ++i) {
+      float const* const row = delta + i * segment_stride;
+      std::uint32_t all = 0;
+      std::uint32_t alone = 0;
+      for (int c = 0; c < count; ++c) {
+        std::uint32_t const moved = ram_body::moves(row[c], epsilon) ? 1u : 0u;
+        all += moved;
+        alone += movers[c] == 1u ? moved : 0u;
+      }
+      counts[2 * i] += alone;
+      counts[2 * i + 1] += all - alone;
+    }
+  }
+};
+
 }  // namespace detail
 
 /// Reinforced Agent Merging: what a model changed alone (by more than `epsilon`) is added in full, what several changed is
@@ -109,21 +134,15 @@ class ram final : public tensor_method<Exec> {
     std::vector<index_t> partial(blocks * 2 * models, 0);
     ops::tensor_blocks<Exec>::for_each(be, tensor, rows, [&](index_t b, channel_block const& block, auto& work) {
       index_t* const counts = partial.data() + static_cast<std::size_t>(b) * 2 * models;
+      std::vector<std::uint32_t> of_row(2 * models);
       for (index_t row = 0; row < block.rows; ++row) {
+        std::fill(of_row.begin(), of_row.end(), 0u);
         detail::for_each_segment(tensor.cols, [&](index_t c, int n) {
           detail::load_segment(block, row, c, n, detail::operand::deltas, work);
-          float const* const delta = work.models.fit(1);
-          for (int e = 0; e < n; ++e) {
-            int movers = 0;
-            for (std::size_t i = 0; i < models; ++i) {
-              movers += detail::ram_body::moves(delta[i * sum_order::segment + static_cast<std::size_t>(e)], epsilon) ? 1 : 0;
-            }
-            for (std::size_t i = 0; i < models && movers > 0; ++i) {
-              bool const moves = detail::ram_body::moves(delta[i * sum_order::segment + static_cast<std::size_t>(e)], epsilon);
-              counts[2 * i + (movers > 1 ? 1 : 0)] += moves ? 1 : 0;
-            }
-          }
+          detail::dispatch<detail::count_movers_body>(static_cast<float const*>(work.models.fit(1)), static_cast<int>(models), n,
+                                                      epsilon, of_row.data());
         });
+        for (std::size_t i = 0; i < of_row.size(); ++i) { counts[i] += static_cast<index_t>(of_row[i]); }
       }
     });
     std::vector<index_t> total(2 * models, 0);
