@@ -98,7 +98,7 @@ TEST_CASE("slices and modules are read with their levels", "[recipe]") {
   CHECK(slice.sources[1].first == 4);
   CHECK(*slice.base_model == model_reference{{"c"}});
   CHECK(r.modules[1].models.size() == 1);
-  CHECK(warnings_of(r) == "recipe:11:9: 'residual_weight' is known and has no effect\n");
+  CHECK(warnings_of(r) == "recipe:11:26: 'residual_weight' is known and has no effect\n");
   CHECK(models_of(r) == std::vector<model_reference>{{{"c"}}, {{"a"}}, {{"b"}}});
 }
 
@@ -147,7 +147,7 @@ TEST_CASE("vocabularies are described in the short and in the long form", "[reci
   CHECK((t.tokens[2].kind == kind::model_token && t.tokens[2].token_id == 7));
   CHECK(t.tokens[3].other_token == "word");
   CHECK(t.tokens[4].kind == kind::unset);
-  CHECK(refused(head + "tokenizer: {}\ntokenizer_source: base\n", "r.yml:5"));
+  CHECK(refused(head + "tokenizer: {}\ntokenizer_source: base\n", "r.yml:6:19: only one of the keys"));
   CHECK(refused(head + "tokenizer: {tokens: {x: {source: {kind: zero, model: a}}}}\n", "r.yml:5"));
   CHECK(refused(head + "tokenizer: {tokens: {x: {source: {kind: model_token, model: a}}}}\n", "r.yml:5"));
   CHECK(refused(head + "tokenizer: {tokens: {x: {force: true}}}\n", "r.yml:5:22: force needs a source"));
@@ -220,7 +220,7 @@ TEST_CASE("values that can't be meant are refused where they stand", "[recipe]")
   CHECK(refused(linear + "parameters: {weight: [{value: 2}, {filter: x, value: 1}]}\n", "r.yml:5:35: this is never reached"));
   CHECK(refused(linear + "parameters: {weight: [{filter: 're:(', value: 2}]}\n", "r.yml:5:32: the filter \"re:(\" isn't a regular"));
   CHECK(refused(linear + "dtype: float64\n", "r.yml:5:8: dtype can't be float64: braid merges in float32"));
-  CHECK(refused(linear + "out_dtype: bloat16\n", "r.yml:5:12: out_dtype can't be \"bloat16\"; did you mean 'bfloat16'?"));
+  CHECK(refused(linear + "out_dtype: bfloat61\n", "r.yml:5:12: out_dtype can't be \"bfloat61\"; did you mean 'bfloat16'?"));
   CHECK(refused(linear + "chat_template: chatmil\n", "r.yml:5:16: chat_template, if it isn't a Jinja template, can't be \"chatmil\"; did you mean 'chatml'?"));
   CHECK(parse(linear + "chat_template: '{% for m in messages %}{{ m }}{% endfor %}'\n").chat_template.size() > 20);
   CHECK(refused(linear + "seed: -1\n", "r.yml:5:7: seed must be a whole number"));
@@ -230,7 +230,7 @@ TEST_CASE("values that can't be meant are refused where they stand", "[recipe]")
 }
 
 TEST_CASE("inputs must fit the method", "[recipe]") {
-  CHECK(refused("merge_method: ties\n" + two_models, "r.yml:2:1: the method 'ties' needs a base_model"));
+  CHECK(refused("merge_method: ties\n" + two_models, "r.yml:3:3: the method 'ties' needs a base_model"));
   CHECK(refused("merge_method: slerp\nbase_model: a\nmodels: [{model: a}, {model: b}, {model: c}]\n",
                 "r.yml:3:9: the method 'slerp' needs 1 model besides the base; there are 2"));
   CHECK(refused("merge_method: slerp\nbase_model: a\nmodels: [{model: a}]\n", "r.yml:3:9: the method 'slerp' needs 1 model"));
@@ -250,13 +250,13 @@ TEST_CASE("inputs must fit the method", "[recipe]") {
 TEST_CASE("slices must make sense", "[recipe]") {
   auto const slice = [](std::string const& sources) { return "merge_method: linear\nslices:\n  - sources: " + sources + "\n"; };
   CHECK(refused(slice("[{model: a, layer_range: [0, 2]}, {model: b, layer_range: [0, 1]}]"),
-                "r.yml:3:49: this source has 1 layers and the first of its slice 2"));
-  CHECK(refused(slice("[{model: a, layer_range: [2, 2]}]"), "r.yml:3:40: layer_range [2, 2] holds no layer"));
-  CHECK(refused(slice("[{model: a, layer_range: [2]}]"), "r.yml:3:40: layer_range must be [first, last]"));
-  CHECK(refused(slice("[{model: a, layer_range: [-1, 2]}]"), "r.yml:3:41: the first layer must be"));
+                "r.yml:3:48: this source has 1 layers and the first of its slice 2"));
+  CHECK(refused(slice("[{model: a, layer_range: [2, 2]}]"), "r.yml:3:39: layer_range [2, 2] holds no layer"));
+  CHECK(refused(slice("[{model: a, layer_range: [2]}]"), "r.yml:3:39: layer_range must be [first, last]"));
+  CHECK(refused(slice("[{model: a, layer_range: [-1, 2]}]"), "r.yml:3:40: the first layer must be"));
   CHECK(refused(slice("[{model: a}]"), "r.yml:3:15: a source must have the keys"));
   CHECK(refused(slice("[]"), "r.yml:3:14: sources must be a list with something in it"));
-  CHECK(refused(slice("[{model: a, layer_range: [0, 1]}, {model: a, layer_range: [1, 2]}]"), "r.yml:3:49: the model a is there twice"));
+  CHECK(refused(slice("[{model: a, layer_range: [0, 1]}, {model: a, layer_range: [1, 2]}]"), "r.yml:3:48: the model a is there twice"));
 }
 
 TEST_CASE("YAML that is no recipe is refused", "[recipe]") {

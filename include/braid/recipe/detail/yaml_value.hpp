@@ -23,7 +23,7 @@ struct yaml_value {
   std::string text{};  // of a scalar, without quotes
   place at{};
   std::vector<yaml_value> items{};     // of a list
-  std::vector<yaml_entry> entries{};   // of a map, in the order of the text
+  std::vector<yaml_entry> entries;    // of a map, in the order of the text
 
   [[nodiscard]] bool is_null() const noexcept { return kind == kind_type::null; }
   [[nodiscard]] bool is_scalar() const noexcept { return kind == kind_type::scalar; }
