@@ -33,7 +33,14 @@ def enter_environment(arguments):
     subprocess.run([str(python), "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     one_thread = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    environment = {**os.environ, **offline, **one_thread, "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "BRAID_GOLDEN_INSIDE": "1"}
+    environment = {
+        **os.environ,
+        **offline,
+        **one_thread,
+        "PYTHONHASHSEED": "0",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "BRAID_GOLDEN_INSIDE": "1",
+    }
     command = [str(python), str(HERE / "generate.py"), "--data", str(arguments.data), "--only", arguments.only]
     raise SystemExit(subprocess.run(command, env=environment, check=False).returncode)
 
@@ -59,7 +66,9 @@ def referenced(recipe):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--venv", help="virtual environment to use or to make")
-    parser.add_argument("--data", default=HERE / "data", type=pathlib.Path, help="where the files go (default: tests/golden/data)")
+    parser.add_argument(
+        "--data", default=HERE / "data", type=pathlib.Path, help="where the files go (default: tests/golden/data)"
+    )
     parser.add_argument("--only", default="*", help="cases to run anew, as a pattern")
     arguments = parser.parse_args()
     if "BRAID_GOLDEN_INSIDE" not in os.environ:
@@ -96,18 +105,28 @@ def main():
         recipe = pathlib.Path("recipes") / (case["name"] + ".yml")
         recipe.write_text(yaml.safe_dump(case["recipe"], sort_keys=False, width=110))
         entry = {
-            "name": case["name"], "method": case["method"], "covers": case["covers"], "recipe": str(recipe),
-            "models": referenced(case["recipe"]), "options": case["options"], "seed": case["seed"],
+            "name": case["name"],
+            "method": case["method"],
+            "covers": case["covers"],
+            "recipe": str(recipe),
+            "models": referenced(case["recipe"]),
+            "options": case["options"],
+            "seed": case["seed"],
         }
         result = record.run(case, recipe)
         entry.update(result.entry)
         problems += [f"{case['name']}: {p}" for p in result.problems]
         done[case["name"]] = entry
-        print(f"{case['name']:32s} {entry.get('agree') or entry['error']['type']:8s} {entry.get('error_of_mergekit', '')}", flush=True)
+        print(
+            f"{case['name']:32s} {entry.get('agree') or entry['error']['type']:8s} {entry.get('error_of_mergekit', '')}",
+            flush=True,
+        )
 
     order = [done[c["name"]] for c in CASES if c["name"] in done]
     index = {
-        "packages": {p: version(p) for p in ("mergekit", "torch", "transformers", "peft", "numpy", "safetensors", "tokenizers")},
+        "packages": {
+            p: version(p) for p in ("mergekit", "torch", "transformers", "peft", "numpy", "safetensors", "tokenizers")
+        },
         "python": sys.version.split()[0],
         "cases": [e for e in order if "error" not in e],
         "failures": [e for e in order if "error" in e],

@@ -200,7 +200,10 @@ def write_all(root):
     flood = {n: torch.from_numpy(t).to(torch.bfloat16) for n, t in base.items()}
     write(root, "flood-base", flood, torch.bfloat16)
     for e in "abc":
-        steps = {n: t.view(torch.int16) + torch.from_numpy(rng.integers(-2, 3, tuple(t.shape)).astype(np.int16)) for n, t in flood.items()}
+        steps = {
+            n: t.view(torch.int16) + torch.from_numpy(rng.integers(-2, 3, tuple(t.shape)).astype(np.int16))
+            for n, t in flood.items()
+        }
         write(root, f"flood-{e}", {n: t.view(torch.bfloat16) for n, t in steps.items()}, torch.bfloat16)
 
     edge_base, edge_experts = edge_family(rng)
@@ -246,9 +249,17 @@ def write_adapter(root, rng):
         folder = root / name
         folder.mkdir(parents=True, exist_ok=True)
         config = {
-            "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": "models/base", "r": rank,
-            "lora_alpha": alpha, "target_modules": list(targets), "lora_dropout": 0.0, "bias": "none",
-            "fan_in_fan_out": False, "inference_mode": True, **extra,
+            "peft_type": "LORA",
+            "task_type": "CAUSAL_LM",
+            "base_model_name_or_path": "models/base",
+            "r": rank,
+            "lora_alpha": alpha,
+            "target_modules": list(targets),
+            "lora_dropout": 0.0,
+            "bias": "none",
+            "fan_in_fan_out": False,
+            "inference_mode": True,
+            **extra,
         }
         (folder / "adapter_config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
         tensors = {}
@@ -264,13 +275,27 @@ def write_adapter(root, rng):
 
 def tokenizer_json(tokens, added):
     def entry(i, content):
-        return {"id": i, "content": content, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+        return {
+            "id": i,
+            "content": content,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": True,
+        }
 
     vocab = {t: i for i, t in enumerate(tokens)}
     return {
-        "version": "1.0", "truncation": None, "padding": None,
-        "added_tokens": [entry(0, "<unk>"), entry(1, "<s>"), entry(2, "</s>")] + [entry(len(tokens) + i, t) for i, t in enumerate(added)],
-        "normalizer": None, "pre_tokenizer": {"type": "Whitespace"}, "post_processor": None, "decoder": None,
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [entry(0, "<unk>"), entry(1, "<s>"), entry(2, "</s>")]
+        + [entry(len(tokens) + i, t) for i, t in enumerate(added)],
+        "normalizer": None,
+        "pre_tokenizer": {"type": "Whitespace"},
+        "post_processor": None,
+        "decoder": None,
         "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "<unk>"},
     }
 
@@ -294,5 +319,11 @@ def write_tokenizers(root, rng, base, experts):
         write(root, name, tensors, config={"vocab_size": vocab})
         folder = root / name
         (folder / "tokenizer.json").write_text(json.dumps(tokenizer_json(tokens, added), indent=1) + "\n")
-        config = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "model_max_length": 64}
+        config = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "unk_token": "<unk>",
+            "bos_token": "<s>",
+            "eos_token": "</s>",
+            "model_max_length": 64,
+        }
         (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")

@@ -34,17 +34,19 @@ class Watch:
             order = [m for m in task.model_order if tensors.get(m) is not None]
             gather = getattr(task.gather_tensors, "gather_tensors", task.gather_tensors)
             names = {m: w.name for m, w in gather.weight_info.items()}
-            watch.tensors.append({
-                "name": task.output_weight.name,
-                "models": [str(m) for m in order],
-                "inputs": [names[m] for m in order],
-                "base": order.index(task.base_model) if task.base_model in order else None,
-                "shared": dict(task.parameters.items()),
-                "per_input": [dict(task.input_parameters[m].items()) for m in order],
-                "values": [tensors[m].detach().clone() for m in order],
-                "masks": [None] * len(order),
-                "sparsified": -1,
-            })
+            watch.tensors.append(
+                {
+                    "name": task.output_weight.name,
+                    "models": [str(m) for m in order],
+                    "inputs": [names[m] for m in order],
+                    "base": order.index(task.base_model) if task.base_model in order else None,
+                    "shared": dict(task.parameters.items()),
+                    "per_input": [dict(task.input_parameters[m].items()) for m in order],
+                    "values": [tensors[m].detach().clone() for m in order],
+                    "masks": [None] * len(order),
+                    "sparsified": -1,
+                }
+            )
             result = execute(task, tensors=tensors, **rest)
             watch.tensors[-1]["result"] = None if result is None else result.detach().clone()
             return result
@@ -84,7 +86,18 @@ def run(case, recipe):
     result = Result()
     scratch = tempfile.mkdtemp(prefix="braid-golden-run-")
     out = pathlib.Path(scratch) / "out"
-    arguments = [str(recipe), str(out), "--quiet", "--no-write-model-card", "--no-copy-tokenizer", "--lora-merge-cache", scratch, "--lora-merge-dtype", "float32", *case["options"]]
+    arguments = [
+        str(recipe),
+        str(out),
+        "--quiet",
+        "--no-write-model-card",
+        "--no-copy-tokenizer",
+        "--lora-merge-cache",
+        scratch,
+        "--lora-merge-dtype",
+        "float32",
+        *case["options"],
+    ]
     if case["seed"] is not None:
         arguments += ["--random-seed", str(case["seed"])]
     try:
@@ -113,7 +126,10 @@ def store(case, watch, out, result):
     entry["output"] = f"expected/{name}.safetensors"
     shutil.copy(out / "model.safetensors", entry["output"])
     config = json.loads((out / "config.json").read_text())
-    entry["config"] = {k: config[k] for k in ("num_hidden_layers", "vocab_size", "dtype", "tie_word_embeddings") if k in config}
+    # Without a base model, the config comes from any of the models: which one changes from process to process.
+    has_base = "base_model" in case["recipe"]
+    keys = ("num_hidden_layers", "vocab_size", "dtype", "tie_word_embeddings") if has_base else ("num_hidden_layers",)
+    entry["config"] = {k: config[k] for k in keys if k in config}
     if "tokenizer" in case["recipe"] or "tokenizer_source" in case["recipe"]:
         # In a union, tokens that the base lacks come in an order that changes from process to process: compare by token.
         entry["vocabulary"] = f"expected/{name}.vocabulary.json"

@@ -65,9 +65,14 @@ def linear(xs, weights, normalize, F):
 
 # method: (sparsifier, election)
 TASK_ARITHMETIC = {
-    "task_arithmetic": (None, False), "ties": ("magnitude", True), "dare_linear": ("mask", False),
-    "dare_ties": ("mask", True), "breadcrumbs": ("outliers", False), "breadcrumbs_ties": ("outliers", True),
-    "della_linear": ("mask", False), "della": ("mask", True),
+    "task_arithmetic": (None, False),
+    "ties": ("magnitude", True),
+    "dare_linear": ("mask", False),
+    "dare_ties": ("mask", True),
+    "breadcrumbs": ("outliers", False),
+    "breadcrumbs_ties": ("outliers", True),
+    "della_linear": ("mask", False),
+    "della": ("mask", True),
 }
 
 
