@@ -43,7 +43,9 @@ TEST_CASE("revisions are branches, tags or commits of the cache", "[recipe][find
   CHECK(find_model({"gpt2"}, where).filename() == commit('a'));
   CHECK(find_model({"gpt2", "pr/3"}, where).filename() == commit('b'));
   CHECK(find_model({"gpt2", commit('b')}, where).filename() == commit('b'));
-  CHECK(message_of([&] { (void)find_model({"gpt2", "v9"}, where); }).find("but not its revision \"v9\"") != std::string::npos);
+  CHECK(message_of([&] {
+          (void)find_model({"gpt2", "v9"}, where);
+        }).find("but not its revision \"v9\"") != std::string::npos);
   CHECK_THROWS_AS(find_model({"gpt2", "../snapshots/" + commit('a')}, where), braid::argument_error);
   put_file(repository / "refs" / "odd", "../../elsewhere");
   CHECK_THROWS_AS(find_model({"gpt2", "odd"}, where), braid::argument_error);
@@ -51,7 +53,9 @@ TEST_CASE("revisions are branches, tags or commits of the cache", "[recipe][find
 
 TEST_CASE("a model that isn't there is refused with the places that were looked in", "[recipe][find_model]") {
   temp_dir dir;
-  std::string const message = message_of([&] { (void)find_model({"org/none"}, {{dir.path() / "models"}, dir.path() / "hub"}); });
+  std::string const message = message_of([&] {
+    (void)find_model({"org/none"}, {{dir.path() / "models"}, dir.path() / "hub"});
+  });
   CHECK(message.find("there is no model org/none; looked for org/none, ") == 0);
   CHECK(message.find((dir.path() / "models" / "org/none").string()) != std::string::npos);
   CHECK(message.find("models--org--none") != std::string::npos);

@@ -1,4 +1,5 @@
 #include "support/golden.hpp"
+#include "support/random_models.hpp"
 #include "unit/io_support.hpp"
 
 #include <braid/recipe/parse.hpp>
@@ -29,7 +30,8 @@ std::string warnings_of(merge_recipe const& r) {
   return all;
 }
 
-std::string const two_models = "models:\n  - {model: a, parameters: {weight: 1}}\n  - {model: b, parameters: {weight: 2}}\n";
+std::string const two_models =
+    "models:\n  - {model: a, parameters: {weight: 1}}\n  - {model: b, parameters: {weight: 2}}\n";
 
 }  // namespace
 
@@ -111,13 +113,12 @@ TEST_CASE("models are written as text or as mappings", "[recipe]") {
   CHECK(model("{model: {path: odd+name@here}}") == model_reference{{"odd+name@here"}});
   CHECK(model("{model: a@v, lora: {path: l, revision: r}, override_architecture: LlamaForCausalLM}") ==
         model_reference{{"a", "v"}, model_path{"l", "r"}, "LlamaForCausalLM"});
-  for (char const* const text : {"a", "a@b", "a+c", "a@b+c@d"}) {
-    CHECK(to_text(parse_model_reference(text)) == text);
-  }
+  for (char const* const text : {"a", "a@b", "a+c", "a@b+c@d"}) { CHECK(to_text(parse_model_reference(text)) == text); }
   for (char const* const text : {"", "@b", "a@", "a@b@c", "a+b+c", "a+", "+a"}) {
     CHECK_THROWS_AS(parse_model_reference(text), braid::argument_error);
   }
-  CHECK(refused("merge_method: passthrough\nmodels: [{model: a@b@c}]\n", "r.yml:2:18: the model \"a@b@c\" must have one revision"));
+  CHECK(refused("merge_method: passthrough\nmodels: [{model: a@b@c}]\n",
+                "r.yml:2:18: the model \"a@b@c\" must have one revision"));
 }
 
 TEST_CASE("vocabularies are described in the short and in the long form", "[recipe]") {
@@ -138,7 +139,7 @@ TEST_CASE("vocabularies are described in the short and in the long form", "[reci
                         "    <z>: {source: {kind: model_token, model: a, token_id: 7}}\n"
                         "    <w>: {source: {kind: model_token, model: a, token: word}}\n"
                         "    <v>:\n")
-                       .tokenizer;
+                      .tokenizer;
   CHECK(t.source == source_type::model);
   CHECK(t.pad_to_multiple_of == 64);
   REQUIRE(t.tokens.size() == 5);
@@ -179,18 +180,23 @@ TEST_CASE("braid's additions are read", "[recipe]") {
   auto const& filter = find(r.settings, "groups")->conditions[0].filter;
   CHECK(filter.matches("model.layers.3.mlp"));
   CHECK_FALSE(filter.matches("model.layers.13.mlp"));
-  CHECK(parse("merge_method: dare_ties\nbase_model: b\n" + two_models + "parameters: {rescale: inverse_keep}\n").warnings.empty());
+  CHECK(parse("merge_method: dare_ties\nbase_model: b\n" + two_models + "parameters: {rescale: inverse_keep}\n")
+            .warnings.empty());
 }
 
 TEST_CASE("a key that nobody knows is refused with the nearest one", "[recipe]") {
   auto const linear = "merge_method: linear\n" + two_models;
-  CHECK(complaint(linear + "base_modle: x\n") == "r.yml:5:1: unknown key \"base_modle\" in a recipe; did you mean 'base_model'?");
-  CHECK(complaint(linear + "parameters:\n  wieght: 3\n") == "r.yml:6:3: unknown parameter \"wieght\"; did you mean 'weight'?");
-  CHECK(complaint("merge_method: linaer\n" + two_models).starts_with(
-      "r.yml:1:15: merge_method can't be \"linaer\"; did you mean 'linear'? (one of linear, slerp"));
-  CHECK(refused("merge_method: linear\nmodels: [{modle: a}]\n", "r.yml:2:11: unknown key \"modle\" in an entry of models; did you mean 'model'?"));
+  CHECK(complaint(linear + "base_modle: x\n") ==
+        "r.yml:5:1: unknown key \"base_modle\" in a recipe; did you mean 'base_model'?");
+  CHECK(complaint(linear + "parameters:\n  wieght: 3\n") ==
+        "r.yml:6:3: unknown parameter \"wieght\"; did you mean 'weight'?");
+  CHECK(complaint("merge_method: linaer\n" + two_models)
+            .starts_with("r.yml:1:15: merge_method can't be \"linaer\"; did you mean 'linear'? (one of linear, slerp"));
+  CHECK(refused("merge_method: linear\nmodels: [{modle: a}]\n",
+                "r.yml:2:11: unknown key \"modle\" in an entry of models; did you mean 'model'?"));
   CHECK(refused(linear + "parameters: {weight: [{fliter: a, value: 1}]}\n", "r.yml:5:24: unknown key \"fliter\""));
-  CHECK(refused(linear + "parameters: {seed: 1}\n", "r.yml:5:14: 'seed' is no parameter: write it beside merge_method"));
+  CHECK(
+      refused(linear + "parameters: {seed: 1}\n", "r.yml:5:14: 'seed' is no parameter: write it beside merge_method"));
   CHECK(refused(linear + "quite_something_else: 1\n", "r.yml:5:1: unknown key \"quite_something_else\" in a recipe"));
   CHECK(complaint(linear + "quite_something_else: 1\n").find("did you mean") == std::string::npos);
 }
@@ -212,35 +218,49 @@ TEST_CASE("values that can't be meant are refused where they stand", "[recipe]")
         "r.yml:5:22: the parameter 'weight' must be a finite number, not \"heavy\"");
   CHECK(refused(linear + "parameters: {weight: .inf}\n", "r.yml:5:22: the parameter 'weight' must be a finite number"));
   CHECK(refused(linear + "parameters: {weight: [1, nan]}\n", "r.yml:5:26"));
-  CHECK(refused(linear + "parameters: {normalize: 2}\n", "r.yml:5:25: the parameter 'normalize' must be true or false"));
+  CHECK(
+      refused(linear + "parameters: {normalize: 2}\n", "r.yml:5:25: the parameter 'normalize' must be true or false"));
   CHECK(refused(linear + "parameters: {weight: {a: 1}}\n", "r.yml:5:23: unknown key \"a\""));
-  CHECK(refused(linear + "parameters: {weight: [{filter: a}]}\n", "r.yml:5:23: a filtered value must have the key 'value'"));
+  CHECK(refused(linear + "parameters: {weight: [{filter: a}]}\n",
+                "r.yml:5:23: a filtered value must have the key 'value'"));
   CHECK(refused(linear + "parameters: {weight: [1, {value: 2}]}\n", "r.yml:5:26: a gradient holds scalars"));
   CHECK(refused(linear + "parameters: {weight: [{value: 2}, 1]}\n", "r.yml:5:35: a list of filters holds mappings"));
-  CHECK(refused(linear + "parameters: {weight: [{value: 2}, {filter: x, value: 1}]}\n", "r.yml:5:35: this is never reached"));
-  CHECK(refused(linear + "parameters: {weight: [{filter: 're:(', value: 2}]}\n", "r.yml:5:32: the filter \"re:(\" isn't a regular"));
+  CHECK(refused(linear + "parameters: {weight: [{value: 2}, {filter: x, value: 1}]}\n",
+                "r.yml:5:35: this is never reached"));
+  CHECK(refused(linear + "parameters: {weight: [{filter: 're:(', value: 2}]}\n",
+                "r.yml:5:32: the filter \"re:(\" isn't a regular"));
   CHECK(refused(linear + "dtype: float64\n", "r.yml:5:8: dtype can't be float64: braid merges in float32"));
-  CHECK(refused(linear + "out_dtype: bfloat61\n", "r.yml:5:12: out_dtype can't be \"bfloat61\"; did you mean 'bfloat16'?"));
-  CHECK(refused(linear + "chat_template: chatmil\n", "r.yml:5:16: chat_template, if it isn't a Jinja template, can't be \"chatmil\"; did you mean 'chatml'?"));
+  CHECK(refused(linear + "out_dtype: bfloat61\n",
+                "r.yml:5:12: out_dtype can't be \"bfloat61\"; did you mean 'bfloat16'?"));
+  CHECK(
+      refused(linear + "chat_template: chatmil\n",
+              "r.yml:5:16: chat_template, if it isn't a Jinja template, can't be \"chatmil\"; did you mean 'chatml'?"));
   CHECK(parse(linear + "chat_template: '{% for m in messages %}{{ m }}{% endfor %}'\n").chat_template.size() > 20);
   CHECK(refused(linear + "seed: -1\n", "r.yml:5:7: seed must be a whole number"));
   CHECK(refused(linear + "trim_scope: all\n", "r.yml:5:13: trim_scope can't be"));
-  CHECK(refused("merge_method: channel_merge\nbase_model: c\nmodels: [{model: a}, {model: b}]\nparameters: {similarity: cosin}\n",
-                "r.yml:4:26: the parameter 'similarity' must be one of cosine, euclidean, balanced, sign, not \"cosin\"; did you mean 'cosine'?"));
+  CHECK(refused(
+      "merge_method: channel_merge\nbase_model: c\nmodels: [{model: a}, {model: b}]\nparameters: {similarity: cosin}\n",
+      "r.yml:4:26: the parameter 'similarity' must be one of cosine, euclidean, balanced, sign, not \"cosin\"; did you "
+      "mean 'cosine'?"));
 }
 
 TEST_CASE("inputs must fit the method", "[recipe]") {
   CHECK(refused("merge_method: ties\n" + two_models, "r.yml:3:3: the method 'ties' needs a base_model"));
   CHECK(refused("merge_method: slerp\nbase_model: a\nmodels: [{model: a}, {model: b}, {model: c}]\n",
                 "r.yml:3:9: the method 'slerp' needs 1 model besides the base; there are 2"));
-  CHECK(refused("merge_method: slerp\nbase_model: a\nmodels: [{model: a}]\n", "r.yml:3:9: the method 'slerp' needs 1 model"));
+  CHECK(refused("merge_method: slerp\nbase_model: a\nmodels: [{model: a}]\n",
+                "r.yml:3:9: the method 'slerp' needs 1 model"));
   CHECK(refused("merge_method: model_stock\nbase_model: a\nmodels: [{model: b}]\n",
                 "r.yml:3:9: the method 'model_stock' needs 2 or more models besides the base; there is 1"));
-  CHECK(refused("merge_method: passthrough\nmodels: [{model: a}, {model: b}]\n", "r.yml:2:9: the method 'passthrough' needs 1 model; there are 2"));
-  CHECK(refused("merge_method: passthrough\nbase_model: b\nmodels: [{model: a}]\n", "r.yml:3:9: the method 'passthrough' needs 1 model"));
+  CHECK(refused("merge_method: passthrough\nmodels: [{model: a}, {model: b}]\n",
+                "r.yml:2:9: the method 'passthrough' needs 1 model; there are 2"));
+  CHECK(refused("merge_method: passthrough\nbase_model: b\nmodels: [{model: a}]\n",
+                "r.yml:3:9: the method 'passthrough' needs 1 model"));
   CHECK(complaint("merge_method: nuslerp\nbase_model: c\nmodels: [{model: a}, {model: b}]\n").empty());
-  CHECK(refused("merge_method: nuslerp\nbase_model: b\nmodels: [{model: a}, {model: b}]\n", "r.yml:3:9: the method 'nuslerp' needs 2 models"));
-  CHECK(refused("merge_method: linear\nmodels: [{model: a}, {model: b}, {model: a}]\n", "r.yml:2:34: the model a is there twice"));
+  CHECK(refused("merge_method: nuslerp\nbase_model: b\nmodels: [{model: a}, {model: b}]\n",
+                "r.yml:3:9: the method 'nuslerp' needs 2 models"));
+  CHECK(refused("merge_method: linear\nmodels: [{model: a}, {model: b}, {model: a}]\n",
+                "r.yml:2:34: the model a is there twice"));
   CHECK(refused("merge_method: ties\nbase_model: c\nslices:\n  - sources: [{model: a, layer_range: [0, 1]}]\n",
                 "r.yml:4:5: the base model c must be one of the slice's sources"));
   CHECK(refused("merge_method: channel_merge\nbase_model: c\nslices:\n  - sources: [{model: a, layer_range: [0, 1]}]\n",
@@ -248,7 +268,9 @@ TEST_CASE("inputs must fit the method", "[recipe]") {
 }
 
 TEST_CASE("slices must make sense", "[recipe]") {
-  auto const slice = [](std::string const& sources) { return "merge_method: linear\nslices:\n  - sources: " + sources + "\n"; };
+  auto const slice = [](std::string const& sources) {
+    return "merge_method: linear\nslices:\n  - sources: " + sources + "\n";
+  };
   CHECK(refused(slice("[{model: a, layer_range: [0, 2]}, {model: b, layer_range: [0, 1]}]"),
                 "r.yml:3:48: this source has 1 layers and the first of its slice 2"));
   CHECK(refused(slice("[{model: a, layer_range: [2, 2]}]"), "r.yml:3:39: layer_range [2, 2] holds no layer"));
@@ -256,7 +278,8 @@ TEST_CASE("slices must make sense", "[recipe]") {
   CHECK(refused(slice("[{model: a, layer_range: [-1, 2]}]"), "r.yml:3:40: the first layer must be"));
   CHECK(refused(slice("[{model: a}]"), "r.yml:3:15: a source must have the keys"));
   CHECK(refused(slice("[]"), "r.yml:3:14: sources must be a list with something in it"));
-  CHECK(refused(slice("[{model: a, layer_range: [0, 1]}, {model: a, layer_range: [1, 2]}]"), "r.yml:3:48: the model a is there twice"));
+  CHECK(refused(slice("[{model: a, layer_range: [0, 1]}, {model: a, layer_range: [1, 2]}]"),
+                "r.yml:3:48: the model a is there twice"));
 }
 
 TEST_CASE("YAML that is no recipe is refused", "[recipe]") {
@@ -304,17 +327,57 @@ TEST_CASE("recipes that mergekit runs are read, but for what it ignores silently
   std::set<std::string> const refused_here{"parameters-unknown", "keys-unknown"};
   for (auto const& e : golden_entries()) {
     std::string const name = e.at("name");
-    std::string const message =
-        message_of([&] { (void)parse_file(golden_dir() / e.at("recipe").get<std::string>()); });
+    std::string const message = message_of([&] { (void)parse_file(golden_dir() / e.at("recipe").get<std::string>()); });
     INFO(name << ": " << message);
     CHECK((refused_here.count(name) != 0) == (message.find(": unknown ") != std::string::npos));
     CHECK((refused_here.count(name) != 0) == !message.empty());
   }
 }
 
+TEST_CASE("whatever the text, parsing ends in a recipe or in one line that names the file", "[recipe][golden]") {
+  random_source random(2718);
+  std::vector<std::string> texts;
+  for (auto const& e : golden_entries()) {
+    texts.push_back(get_file(golden_dir() / e.at("recipe").get<std::string>()));
+  }
+  std::string const pieces = "{}[]:,&*!|>'\"%@`#-?~ \n\t0aZ<\\\x80";
+  auto const below = [&](std::size_t n) {
+    return static_cast<std::size_t>(random.between(0, static_cast<int>(n) - 1));
+  };
+  int parsed = 0;
+  int refused = 0;
+  for (int trial = 0; trial < 3000; ++trial) {
+    std::string text = texts[below(texts.size())];
+    for (index_t n = random.between(1, 4); n > 0; --n) {
+      auto const at = below(text.size());
+      char const c = pieces[below(pieces.size())];
+      switch (random.between(0, 3)) {
+        case 0: text[at] = c; break;
+        case 1: text.insert(at, 1, c); break;
+        case 2: text.erase(at, static_cast<std::size_t>(random.between(1, 12))); break;
+        default: text.insert(at, text.substr(at, static_cast<std::size_t>(random.between(1, 40)))); break;
+      }
+      if (text.empty()) { text = "x"; }
+    }
+    try {
+      (void)parse(text, "r.yml");
+      ++parsed;
+    } catch (braid::argument_error const& e) {
+      std::string const message = e.what();
+      INFO(message);
+      CHECK(message.starts_with("r.yml:"));
+      CHECK(message.find('\n') == std::string::npos);
+      ++refused;
+    }
+  }
+  CHECK(parsed > 100);
+  CHECK(refused > 100);
+}
+
 TEST_CASE("recipes that mergekit stops at are refused for what is in their text", "[recipe][golden]") {
   // The others fail for what is in the checkpoints, or for numbers, which methods check.
-  std::set<std::string> const later{"della-edge", "della-one", "della-range", "fails-no-weight", "fails-layer", "fails-vocabulary", "fails-shapes"};
+  std::set<std::string> const later{"della-edge",  "della-one",        "della-range", "fails-no-weight",
+                                    "fails-layer", "fails-vocabulary", "fails-shapes"};
   for (auto const& e : golden_entries("failures")) {
     std::string const name = e.at("name");
     std::string const file = (golden_dir() / e.at("recipe").get<std::string>()).string();

@@ -23,7 +23,9 @@ double number(std::optional<value> const& v) { return std::get<double>(v.value()
 /// Whether a value is what mergekit resolved.
 bool agrees(value const& v, nlohmann::json const& expected) {
   if (bool const* const b = std::get_if<bool>(&v)) { return expected.is_boolean() && *b == expected.get<bool>(); }
-  if (auto const* const i = std::get_if<std::int64_t>(&v)) { return expected.is_number() && *i == expected.get<std::int64_t>(); }
+  if (auto const* const i = std::get_if<std::int64_t>(&v)) {
+    return expected.is_number() && *i == expected.get<std::int64_t>();
+  }
   if (double const* const x = std::get_if<double>(&v)) { return expected.is_number() && *x == expected.get<double>(); }
   return expected == std::get<std::string>(v);
 }
@@ -91,8 +93,12 @@ TEST_CASE("scalars mean what the parameter makes of them", "[recipe][resolve]") 
     INFO(bad);
     CHECK_FALSE(as_number(bad).has_value());
   }
-  for (char const* const yes : {"true", "True", "YES", "on", "1", "1.0"}) { CHECK(std::get<bool>(*read_value(yes, value_kind::boolean))); }
-  for (char const* const no : {"false", "No", "OFF", "0"}) { CHECK_FALSE(std::get<bool>(*read_value(no, value_kind::boolean))); }
+  for (char const* const yes : {"true", "True", "YES", "on", "1", "1.0"}) {
+    CHECK(std::get<bool>(*read_value(yes, value_kind::boolean)));
+  }
+  for (char const* const no : {"false", "No", "OFF", "0"}) {
+    CHECK_FALSE(std::get<bool>(*read_value(no, value_kind::boolean)));
+  }
   CHECK_FALSE(read_value("2", value_kind::boolean).has_value());
   CHECK(std::get<std::int64_t>(*read_value("10.0", value_kind::integer)) == 10);
   CHECK_FALSE(read_value("10.5", value_kind::integer).has_value());
@@ -126,15 +132,21 @@ TEST_CASE("the source comes before the slice, the module and the recipe", "[reci
 }
 
 TEST_CASE("a required parameter that nobody sets is refused with model and tensor", "[recipe][resolve]") {
-  auto const r = parse("merge_method: linear\nmodels:\n  - {model: a, parameters: {weight: 1}}\n  - {model: org/b}\n", "r.yml");
+  auto const r =
+      parse("merge_method: linear\nmodels:\n  - {model: a, parameters: {weight: 1}}\n  - {model: org/b}\n", "r.yml");
   auto const slices = slices_of(r, r.modules[0], [](auto const&) { return 2; });
-  CHECK(message_of([&] { (void)resolve(r, r.modules[0], slices[0], {"w", "v"}, "w", 0.0); }) ==
-        "r.yml: the method 'linear' needs the parameter 'weight' for org/b, tensor \"v\"; write it under 'parameters', without a "
+  CHECK(message_of([&] {
+          (void)resolve(r, r.modules[0], slices[0], {"w", "v"}, "w", 0.0);
+        }) ==
+        "r.yml: the method 'linear' needs the parameter 'weight' for org/b, tensor \"v\"; write it under 'parameters', "
+        "without a "
         "filter for all tensors");
 }
 
 TEST_CASE("whole models become one slice with the base as its last source", "[recipe][resolve]") {
-  auto const r = parse("merge_method: ties\nbase_model: c\nmodels: [{model: a, parameters: {weight: 1}}, {model: b, parameters: {weight: 1}}]\n");
+  auto const r = parse(
+      "merge_method: ties\nbase_model: c\nmodels: [{model: a, parameters: {weight: 1}}, {model: b, parameters: "
+      "{weight: 1}}]\n");
   auto const slices = slices_of(r, r.modules[0], [](auto const&) { return 3; });
   REQUIRE(slices.size() == 1);
   REQUIRE(slices[0].sources.size() == 3);
@@ -143,7 +155,8 @@ TEST_CASE("whole models become one slice with the base as its last source", "[re
   REQUIRE(layers.size() == 3);
   CHECK(layers[1].t == 0.5);
   CHECK(layers[2].from == std::vector<int>{2, 2, 2});
-  CHECK_THROWS_AS(slices_of(r, r.modules[0], [](auto const& m) { return m.model.path == "b" ? 2 : 3; }), braid::argument_error);
+  CHECK_THROWS_AS(slices_of(r, r.modules[0], [](auto const& m) { return m.model.path == "b" ? 2 : 3; }),
+                  braid::argument_error);
 }
 
 TEST_CASE("a slice that goes beyond a model's layers is refused", "[recipe][resolve]") {

@@ -13,7 +13,8 @@
 BRAID_NAMESPACE_BEGIN
 namespace recipe {
 
-/// Where models are looked for, in this order: the path as it is; below each root; in the cache of the Hugging Face Hub.
+/// Where models are looked for, in this order: the path as it is; below each root; in the cache of the Hugging Face
+/// Hub.
 struct model_search {
   std::vector<std::filesystem::path> roots{};
   std::filesystem::path hub{};  // the cache, `models--ORGANISATION--NAME` inside; empty: not looked in
@@ -88,7 +89,8 @@ inline void check_content(std::filesystem::path const& dir, model_content wanted
   }
   if (ec) { throw io_error(dir.string() + ": can't be listed (" + ec.message() + ")"); }
   if (!safetensors && pickled) {
-    throw argument_error(dir.string() + ": its weights are pickled (.bin), and braid reads safetensors only; convert them with "
+    throw argument_error(dir.string() +
+                         ": its weights are pickled (.bin), and braid reads safetensors only; convert them with "
                          "Python: AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(OUT), or torch.load and "
                          "safetensors.torch.save_file");
   }
@@ -129,8 +131,9 @@ inline void check_content(std::filesystem::path const& dir, model_content wanted
       return dir;
     }
     if (detail::is_folder(repository)) {
-      throw argument_error("the model " + to_text(m) + " is in the cache (" + repository.string() + "), but not its revision " +
-                           braid::detail::in_quotes(revision) + "; download it, or name another");
+      throw argument_error("the model " + to_text(m) + " is in the cache (" + repository.string() +
+                           "), but not its revision " + braid::detail::in_quotes(revision) +
+                           "; download it, or name another");
     }
     tried += ", " + repository.string();
   }

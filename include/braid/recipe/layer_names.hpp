@@ -26,8 +26,8 @@ inline constexpr auto layer_lists = std::to_array<std::string_view>(
     {"layers", "layer", "h", "block", "blocks", "resblocks", "transformer_blocks", "decoder_layers", "encoder_layers"});
 }  // namespace detail
 
-/// Finds the layer in a tensor's name: the first number after a list of layers. "model.layers.12.mlp.experts.3.w1.weight" is
-/// layer 12; "encoder.block.2.layer.0.SelfAttention.q.weight" is layer 2.
+/// Finds the layer in a tensor's name: the first number after a list of layers.
+/// "model.layers.12.mlp.experts.3.w1.weight" is layer 12; "encoder.block.2.layer.0.SelfAttention.q.weight" is layer 2.
 /// @return nothing for tensors outside the layers; views into `tensor`
 [[nodiscard]] inline std::optional<layer_name> layer_of(std::string_view tensor) noexcept {
   std::string_view before;
@@ -37,7 +37,8 @@ inline constexpr auto layer_lists = std::to_array<std::string_view>(
     int layer = 0;
     auto const [stop, problem] = std::from_chars(part.data(), part.data() + part.size(), layer);
     bool const number = problem == std::errc{} && stop == part.data() + part.size() && part.front() != '-';
-    if (number && std::find(detail::layer_lists.begin(), detail::layer_lists.end(), before) != detail::layer_lists.end()) {
+    if (number &&
+        std::find(detail::layer_lists.begin(), detail::layer_lists.end(), before) != detail::layer_lists.end()) {
       return layer_name{tensor.substr(0, begin), layer, tensor.substr(end)};
     }
     before = part;
@@ -71,13 +72,14 @@ inline constexpr auto text_configs = std::to_array<std::string_view>({"text_conf
 /// @param stack  of `layer_name`; tells encoder from decoder where a model has both. "": the only stack
 /// @return nothing where no known key is there
 [[nodiscard]] inline std::optional<nlohmann::json::json_pointer> layer_count_key(nlohmann::json const& config,
-                                                                                std::string_view stack = {}) {
+                                                                                 std::string_view stack = {}) {
   using pointer = nlohmann::json::json_pointer;
   auto const found = [&](pointer const& key) { return config.contains(key) && config.at(key).is_number_integer(); };
   bool const decoder = stack.find("decoder") != std::string_view::npos;
   bool const encoder = !decoder && stack.find("encoder") != std::string_view::npos;
   if (decoder || encoder) {
-    for (char const* const key : {decoder ? "/decoder_layers" : "/encoder_layers", decoder ? "/num_decoder_layers" : "/num_layers"}) {
+    for (char const* const key :
+         {decoder ? "/decoder_layers" : "/encoder_layers", decoder ? "/num_decoder_layers" : "/num_layers"}) {
       if (pointer const p(key); found(p)) { return p; }
     }
   }
@@ -101,8 +103,8 @@ inline constexpr auto text_configs = std::to_array<std::string_view>({"text_conf
   return static_cast<int>(n);
 }
 
-/// Lists in a config that have an entry for each layer ("layer_types"), as JSON pointers: they are to be cut and joined as the
-/// layers are.
+/// Lists in a config that have an entry for each layer ("layer_types"), as JSON pointers: they are to be cut and joined
+/// as the layers are.
 [[nodiscard]] inline std::vector<nlohmann::json::json_pointer> per_layer_lists(nlohmann::json const& config,
                                                                                std::string_view stack = {}) {
   std::vector<nlohmann::json::json_pointer> all;

@@ -19,7 +19,8 @@ struct model_path {
   friend bool operator==(model_path const&, model_path const&) = default;
 };
 
-/// A model as recipes name it, with an adapter where there is one. Says nothing about where its files are: `find_model`.
+/// A model as recipes name it, with an adapter where there is one. Says nothing about where its files are:
+/// `find_model`.
 struct model_reference {
   model_path model;
   std::optional<model_path> lora{};

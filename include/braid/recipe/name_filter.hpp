@@ -28,8 +28,9 @@ class name_filter {
     try {
       pattern_.emplace(text_.substr(3), std::regex::ECMAScript | std::regex::optimize);
     } catch (std::regex_error const&) {
-      throw argument_error("the filter " + braid::detail::in_quotes(text_) +
-                           " isn't a regular expression (ECMAScript); write a filter without re: to match text as it is");
+      throw argument_error(
+          "the filter " + braid::detail::in_quotes(text_) +
+          " isn't a regular expression (ECMAScript); write a filter without re: to match text as it is");
     }
   }
 

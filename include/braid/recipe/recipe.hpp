@@ -34,7 +34,9 @@ struct output_slice {
   parameters settings{};
   place at{};
 
-  [[nodiscard]] int layers() const noexcept { return sources.empty() ? 0 : sources.front().last - sources.front().first; }
+  [[nodiscard]] int layers() const noexcept {
+    return sources.empty() ? 0 : sources.front().last - sources.front().first;
+  }
 };
 
 /// A part of the output, such as a vision tower: from whole models or from slices.
@@ -86,8 +88,8 @@ struct merge_recipe {
   std::string chat_template{};  // "auto", the name of a template, or a Jinja template
 
   // braid's additions
-  std::uint64_t seed = 0;   // of random choices
-  std::string style{};      // "mergekit" (as where it is empty) or "paper": whose formula where two are in use
+  std::uint64_t seed = 0;    // of random choices
+  std::string style{};       // "mergekit" (as where it is empty) or "paper": whose formula where two are in use
   std::string trim_scope{};  // "row", "tensor", "model": over what magnitudes are ranked; empty: the method's own
 
   std::vector<warning> warnings{};

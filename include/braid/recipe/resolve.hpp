@@ -25,14 +25,14 @@ struct levels {
   return {from == nullptr ? nullptr : &from->settings, &s.settings, &m.settings, &r.settings};
 }
 
-/// The value of a parameter for one tensor: of the source, else the slice, else the module, else the global one, else the
-/// parameter's default. A level whose filters all miss is passed over.
+/// The value of a parameter for one tensor: of the source, else the slice, else the module, else the global one, else
+/// the parameter's default. A level whose filters all miss is passed over.
 /// @param tensor  the tensor's name, which filters see: for values of a model its name there, else that in the output
 /// @param t       `gradient_position`, or 0 for tensors outside the layers
 /// @return nothing where nobody sets it and it has no default
 /// @throws argument_error naming parameter and tensor, where a value can't be meant
-[[nodiscard]] inline std::optional<value> resolve_setting(levels const& where, known_parameter const& p, std::string_view tensor,
-                                                          double t) {
+[[nodiscard]] inline std::optional<value> resolve_setting(levels const& where, known_parameter const& p,
+                                                          std::string_view tensor, double t) {
   for (parameters const* const level : {where.source, where.slice, where.module, where.global}) {
     setting const* const s = level == nullptr ? nullptr : find(*level, p.name);
     if (s == nullptr) { continue; }
@@ -55,18 +55,20 @@ struct resolved_parameters {
 /// @param output  its name in the output
 /// @throws argument_error naming parameter, model and tensor, where a required one isn't set
 [[nodiscard]] inline resolved_parameters resolve(merge_recipe const& r, output_module const& m, output_slice const& s,
-                                                 std::vector<std::string> const& inputs, std::string_view output, double t) {
+                                                 std::vector<std::string> const& inputs, std::string_view output,
+                                                 double t) {
   known_method const& method = *find_method(r.merge_method);
   auto const& base = s.base_model ? s.base_model : r.base_model;
   resolved_parameters all;
   all.of_model.resize(s.sources.size());
-  auto const put = [&](resolved_parameters::values& to, levels const& where, known_parameter const& p, std::string_view tensor,
-                       model_reference const* model) {
+  auto const put = [&](resolved_parameters::values& to, levels const& where, known_parameter const& p,
+                       std::string_view tensor, model_reference const* model) {
     if (auto v = resolve_setting(where, p, tensor, t)) {
       to.emplace(p.name, std::move(*v));
     } else if (p.required()) {
-      throw argument_error(r.file + ": the method '" + r.merge_method + "' needs the parameter '" + std::string(p.name) + "' for " +
-                           (model == nullptr ? "" : to_text(*model) + ", ") + "tensor " + braid::detail::in_quotes(tensor) +
+      throw argument_error(r.file + ": the method '" + r.merge_method + "' needs the parameter '" +
+                           std::string(p.name) + "' for " + (model == nullptr ? "" : to_text(*model) + ", ") +
+                           "tensor " + braid::detail::in_quotes(tensor) +
                            "; write it under 'parameters', without a filter for all tensors");
     }
   };
@@ -83,18 +85,20 @@ struct resolved_parameters {
   return all;
 }
 
-/// The slices of a module. Whole models are one slice of all their layers, with the base model as the last source where it
-/// isn't listed.
+/// The slices of a module. Whole models are one slice of all their layers, with the base model as the last source where
+/// it isn't listed.
 /// @param layers  the number of layers of a model in this module
-/// @throws argument_error where whole models differ in their number of layers, or a slice asks for layers that aren't there
+/// @throws argument_error where whole models differ in their number of layers, or a slice asks for layers that aren't
+/// there
 [[nodiscard]] inline std::vector<output_slice> slices_of(merge_recipe const& r, output_module const& m,
                                                          std::function<int(model_reference const&)> const& layers) {
   if (m.models.empty()) {
     for (output_slice const& s : m.slices) {
       for (source const& x : s.sources) {
         if (int const n = layers(x.model); x.last > n) {
-          throw argument_error(to_text(r.file, x.at) + ": layer_range [" + std::to_string(x.first) + ", " + std::to_string(x.last) +
-                               "] goes beyond the " + std::to_string(n) + " layers of " + to_text(x.model));
+          throw argument_error(to_text(r.file, x.at) + ": layer_range [" + std::to_string(x.first) + ", " +
+                               std::to_string(x.last) + "] goes beyond the " + std::to_string(n) + " layers of " +
+                               to_text(x.model));
         }
       }
     }
@@ -105,8 +109,9 @@ struct resolved_parameters {
   auto const add = [&](model_reference const& model, parameters const& settings, place at) {
     all.sources.push_back({model, 0, layers(model), settings, at});
     if (all.sources.back().last != all.layers()) {
-      throw argument_error(to_text(r.file, at) + ": " + to_text(model) + " has " + std::to_string(all.sources.back().last) +
-                           " layers and " + to_text(all.sources.front().model) + " " + std::to_string(all.layers()) +
+      throw argument_error(to_text(r.file, at) + ": " + to_text(model) + " has " +
+                           std::to_string(all.sources.back().last) + " layers and " +
+                           to_text(all.sources.front().model) + " " + std::to_string(all.layers()) +
                            "; write 'slices' to choose layers");
     }
   };

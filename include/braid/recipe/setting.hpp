@@ -19,10 +19,10 @@ namespace recipe {
 
 /// What a parameter's values are.
 enum class value_kind : unsigned char {
-  number,   // finite
+  number,  // finite
   integer,
   boolean,
-  text,     // one of the parameter's choices
+  text,           // one of the parameter's choices
   switch_or_text  // boolean, or one of the choices
 };
 
@@ -119,7 +119,8 @@ inline std::optional<double> read_number(std::string_view text) {
 }
 
 /// Where a layer stands in its slice: 0 the first, 1 the last, and the only one is the last. Tensors outside the layers
-/// stand at 0, whichever end of the model they are at: so gradients give embeddings, final norm and head their first value.
+/// stand at 0, whichever end of the model they are at: so gradients give embeddings, final norm and head their first
+/// value.
 [[nodiscard]] constexpr double gradient_position(int layer, int layers) noexcept {
   return layers > 1 ? static_cast<double>(layer) / static_cast<double>(layers - 1) : 1.0;
 }
@@ -130,8 +131,8 @@ inline std::optional<double> read_number(std::string_view text) {
 /// @return nothing where no filter matches, or a gradient has no values: the next level of the recipe decides
 /// @throws argument_error where a scalar can't be of that kind
 ///
-/// Numbers between the values of a gradient are interpolated in float64, (1 - f) a + f b; booleans and texts are not: value
-/// number floor(t (n - 1)) holds.
+/// Numbers between the values of a gradient are interpolated in float64, (1 - f) a + f b; booleans and texts are not:
+/// value number floor(t (n - 1)) holds.
 [[nodiscard]] inline std::optional<value> evaluate(setting const& s, std::string_view tensor, double t, value_kind kind,
                                                    std::span<std::string_view const> choices = {}) {
   auto const read = [&](scalar const& x) {

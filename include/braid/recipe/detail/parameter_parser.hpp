@@ -6,8 +6,8 @@ BRAID_NAMESPACE_BEGIN
 namespace recipe::detail {
 
 /// Keys of a recipe that people look for among the parameters.
-inline constexpr auto top_level_settings =
-    std::to_array<std::string_view>({"seed", "style", "trim_scope", "dtype", "out_dtype", "merge_method", "base_model"});
+inline constexpr auto top_level_settings = std::to_array<std::string_view>(
+    {"seed", "style", "trim_scope", "dtype", "out_dtype", "merge_method", "base_model"});
 
 /// Reads `parameters` mappings: every name must be known, and every value must be one that the parameter can have.
 class parameter_parser : public parser_base {
@@ -76,7 +76,9 @@ class parameter_parser : public parser_base {
   }
 
   [[nodiscard]] conditional read_conditional(yaml_value const& v) const {
-    if (!v.is_map()) { refuse(v.at, "a list of filters holds mappings {filter: ..., value: ...}, this is " + std::string(kind_name(v))); }
+    if (!v.is_map()) {
+      refuse(v.at, "a list of filters holds mappings {filter: ..., value: ...}, this is " + std::string(kind_name(v)));
+    }
     check_keys(v, conditional_keys, "a filtered value");
     yaml_value const* const x = v.find("value");
     if (x == nullptr) { refuse(v.at, "a filtered value must have the key 'value'"); }

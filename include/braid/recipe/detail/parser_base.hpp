@@ -9,8 +9,8 @@ namespace recipe::detail {
 
 /// Top-level keys, mergekit's and braid's.
 inline constexpr auto recipe_keys = std::to_array<std::string_view>(
-    {"merge_method", "models", "slices", "modules", "base_model", "parameters", "dtype", "out_dtype", "tokenizer_source",
-     "tokenizer", "chat_template", "name", "seed", "style", "trim_scope"});
+    {"merge_method", "models", "slices", "modules", "base_model", "parameters", "dtype", "out_dtype",
+     "tokenizer_source", "tokenizer", "chat_template", "name", "out_path", "seed", "style", "trim_scope"});
 inline constexpr auto entry_keys = std::to_array<std::string_view>({"model", "parameters", "name"});
 inline constexpr auto source_keys = std::to_array<std::string_view>({"model", "layer_range", "parameters"});
 inline constexpr auto slice_keys =
@@ -57,7 +57,8 @@ class parser_base {
     check_map(v, what);
     for (yaml_entry const& e : v.entries) {
       if (std::find(known.begin(), known.end(), e.key) == known.end()) {
-        refuse(e.at, "unknown key " + braid::detail::in_quotes(e.key) + " in " + std::string(what) + suggestion(e.key, known));
+        refuse(e.at, "unknown key " + braid::detail::in_quotes(e.key) + " in " + std::string(what) +
+                         suggestion(e.key, known));
       }
     }
   }
@@ -69,7 +70,9 @@ class parser_base {
     return v;
   }
   std::string const& text(yaml_value const& v, std::string_view what) const {
-    if (!v.is_scalar()) { refuse(v.at, std::string(what) + " must be a single value, this is " + std::string(kind_name(v))); }
+    if (!v.is_scalar()) {
+      refuse(v.at, std::string(what) + " must be a single value, this is " + std::string(kind_name(v)));
+    }
     return v.text;
   }
   std::int64_t integer(yaml_value const& v, std::string_view what, std::int64_t least) const {
@@ -90,8 +93,8 @@ class parser_base {
     if (std::find(known.begin(), known.end(), word) == known.end()) {
       std::string names;
       for (std::string_view const k : known) { names += (names.empty() ? "" : ", ") + std::string(k); }
-      refuse(v.at, std::string(what) + " can't be " + braid::detail::in_quotes(word) + suggestion(word, known) + " (one of " +
-                       names + ")");
+      refuse(v.at, std::string(what) + " can't be " + braid::detail::in_quotes(word) + suggestion(word, known) +
+                       " (one of " + names + ")");
     }
     return word;
   }

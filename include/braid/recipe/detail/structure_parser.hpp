@@ -31,10 +31,14 @@ class structure_parser : public tokenizer_parser<parameter_parser> {
     if (yaml_value const* const t = v.find("out_dtype")) { r.output_type = type(*t, "out_dtype"); }
     r.tokenizer = tokenizer(v);
     if (yaml_value const* const t = v.find("chat_template")) { r.chat_template = chat_template(*t); }
-    if (yaml_value const* const name = v.find("name")) {
-      warn(name->at, "'name' is for several recipes in one file; here it is ignored");
+    for (char const* const key : {"name", "out_path"}) {
+      if (yaml_value const* const x = v.find(key)) {
+        warn(x->at, "'" + std::string(key) + "' is for several recipes in one file; here it is ignored");
+      }
     }
-    if (yaml_value const* const seed = v.find("seed")) { r.seed = static_cast<std::uint64_t>(integer(*seed, "seed", 0)); }
+    if (yaml_value const* const seed = v.find("seed")) {
+      r.seed = static_cast<std::uint64_t>(integer(*seed, "seed", 0));
+    }
     constexpr auto styles = std::to_array<std::string_view>({"mergekit", "paper"});
     if (yaml_value const* const style = v.find("style")) { r.style = choice(*style, "style", styles); }
     constexpr auto scopes = std::to_array<std::string_view>({"row", "tensor", "model", "global"});
@@ -172,13 +176,15 @@ class structure_parser : public tokenizer_parser<parameter_parser> {
       refuse(at, "the base model " + to_text(*base) + " must be one of the slice's sources");
     }
     bool const counts_base = method_->base == base_use::ignored;
-    auto const n = static_cast<int>(inputs.size()) + (counts_base ? (base && !listed && added ? 1 : 0) : (listed ? -1 : 0));
+    auto const n =
+        static_cast<int>(inputs.size()) + (counts_base ? (base && !listed && added ? 1 : 0) : (listed ? -1 : 0));
     if (n >= method_->least && (method_->most == 0 || n <= method_->most)) { return; }
     std::string const wanted = method_->most == method_->least ? std::to_string(method_->least)
                                : n < method_->least            ? std::to_string(method_->least) + " or more"
                                                                : "at most " + std::to_string(method_->most);
     refuse(at, method + "needs " + wanted + (method_->least == 1 && method_->most == 1 ? " model" : " models") +
-                   (counts_base ? "" : " besides the base") + "; there " + (n == 1 ? "is " : "are ") + std::to_string(n));
+                   (counts_base ? "" : " besides the base") + "; there " + (n == 1 ? "is " : "are ") +
+                   std::to_string(n));
   }
 
   [[nodiscard]] dtype type(yaml_value const& v, std::string_view key) const {
@@ -188,7 +194,8 @@ class structure_parser : public tokenizer_parser<parameter_parser> {
       if (known == name) { return t; }
     }
     if (name == "float64" || name == "int64") {
-      refuse(v.at, std::string(key) + " can't be " + std::string(name) + ": braid merges in float32; write float32, or leave it out");
+      refuse(v.at, std::string(key) + " can't be " + std::string(name) +
+                       ": braid merges in float32; write float32, or leave it out");
     }
     std::vector<std::string_view> names;
     for (auto const& [known, t] : type_names) { names.push_back(known); }
@@ -197,8 +204,7 @@ class structure_parser : public tokenizer_parser<parameter_parser> {
   }
 
   [[nodiscard]] std::string chat_template(yaml_value const& v) const {
-    constexpr auto known =
-        std::to_array<std::string_view>({"auto", "alpaca", "chatml", "exaone", "llama3", "mistral"});
+    constexpr auto known = std::to_array<std::string_view>({"auto", "alpaca", "chatml", "exaone", "llama3", "mistral"});
     std::string const& t = text(v, "chat_template");
     if (t.size() >= 20 && t.find('{') != std::string::npos) { return t; }
     return choice(v, "chat_template, if it isn't a Jinja template,", known);

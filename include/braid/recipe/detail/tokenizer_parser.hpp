@@ -86,7 +86,9 @@ class tokenizer_parser : public Parser {
     yaml_value const* const token = v.find("token");
     yaml_value const* const id = v.find("token_id");
     if (this->choice(*v.find("kind"), "kind", kinds) == "zero") {
-      if (which != nullptr || token != nullptr || id != nullptr) { this->refuse(v.at, "kind zero takes no other keys"); }
+      if (which != nullptr || token != nullptr || id != nullptr) {
+        this->refuse(v.at, "kind zero takes no other keys");
+      }
       t.kind = token_source::kind_type::zero;
       return;
     }

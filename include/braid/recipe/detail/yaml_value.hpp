@@ -22,8 +22,8 @@ struct yaml_value {
   kind_type kind = kind_type::null;
   std::string text{};  // of a scalar, without quotes
   place at{};
-  std::vector<yaml_value> items{};     // of a list
-  std::vector<yaml_entry> entries;    // of a map, in the order of the text
+  std::vector<yaml_value> items{};  // of a list
+  std::vector<yaml_entry> entries;  // of a map, in the order of the text
 
   [[nodiscard]] bool is_null() const noexcept { return kind == kind_type::null; }
   [[nodiscard]] bool is_scalar() const noexcept { return kind == kind_type::scalar; }
@@ -58,7 +58,8 @@ inline yaml_value const* yaml_value::find(std::string_view key) const noexcept {
   return "a mapping";
 }
 
-/// Turns yaml-cpp's nodes into the tree. Aliases are copied, "<<" is merged in (own keys first, then the earlier mapping).
+/// Turns yaml-cpp's nodes into the tree. Aliases are copied, "<<" is merged in (own keys first, then the earlier
+/// mapping).
 class yaml_reader {
  public:
   explicit yaml_reader(std::string file) : file_(std::move(file)) {}
@@ -73,9 +74,12 @@ class yaml_reader {
     try {
       documents = YAML::LoadAll(text);
     } catch (YAML::Exception const& e) {
-      refuse(e.mark.is_null() ? place{} : place{e.mark.line + 1, e.mark.column + 1}, "isn't valid YAML (" + e.msg + ")");
+      refuse(e.mark.is_null() ? place{} : place{e.mark.line + 1, e.mark.column + 1},
+             "isn't valid YAML (" + e.msg + ")");
     }
-    if (documents.empty() || documents.front().IsNull()) { refuse({}, "is empty; a recipe is a mapping with merge_method in it"); }
+    if (documents.empty() || documents.front().IsNull()) {
+      refuse({}, "is empty; a recipe is a mapping with merge_method in it");
+    }
     if (documents.size() > 1) {
       refuse(place_of(documents[1]), "a second document begins here; write one recipe a file");
     }
