@@ -287,7 +287,8 @@ TEST_CASE("YAML that is no recipe is refused", "[recipe]") {
   CHECK(refused("# nothing\n", "r.yml: is empty"));
   CHECK(refused("- a\n", "r.yml:1:1: a recipe must be a mapping, this is a list"));
   CHECK(refused("a: [1,\nb\n", "r.yml:"));
-  CHECK(refused("merge_method: linear\n---\nmerge_method: ties\n", "r.yml:3:1: a second document begins here"));
+  CHECK(refused("merge_method: linear\n---\nmerge_method: ties\n", "r.yml:2:1: a second document begins here"));
+  CHECK(refused(",a\n", "r.yml:1:1: isn't valid YAML (unexpected character)"));
   CHECK(refused("merge_method: linear\nmerge_method: ties\n", "r.yml:2:1: the key \"merge_method\" is there twice"));
   CHECK(refused("models: [{model: a}]\n", "r.yml:1:1: the key 'merge_method' is missing"));
   CHECK(refused("merge_method: linear\n", "r.yml:1:1: one of the keys 'models', 'slices' and 'modules'"));

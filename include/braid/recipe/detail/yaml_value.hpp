@@ -7,9 +7,11 @@
 #include <braid/recipe/place.hpp>
 
 #include <cstddef>
+#include <sstream>
 #include <utility>
 #include <vector>
 
+#include <yaml-cpp/eventhandler.h>
 #include <yaml-cpp/yaml.h>
 
 BRAID_NAMESPACE_BEGIN
@@ -70,31 +72,52 @@ class yaml_reader {
 
   /// @throws argument_error with line and column, for what isn't YAML, and for anything but one document
   [[nodiscard]] yaml_value read(std::string const& text) {
-    std::vector<YAML::Node> documents;
+    YAML::Node document;
     try {
-      documents = YAML::LoadAll(text);
+      check_documents(text);
+      document = YAML::Load(text);
     } catch (YAML::Exception const& e) {
-      refuse(e.mark.is_null() ? place{} : place{e.mark.line + 1, e.mark.column + 1},
-             "isn't valid YAML (" + e.msg + ")");
+      refuse(e.mark.is_null() ? place{} : place_of(e.mark), "isn't valid YAML (" + e.msg + ")");
     }
-    if (documents.empty() || documents.front().IsNull()) {
-      refuse({}, "is empty; a recipe is a mapping with merge_method in it");
-    }
-    if (documents.size() > 1) {
-      refuse(place_of(documents[1]), "a second document begins here; write one recipe a file");
-    }
-    return convert(documents.front(), 0);
+    if (document.IsNull()) { refuse({}, "is empty; a recipe is a mapping with merge_method in it"); }
+    return convert(document, 0);
   }
 
  private:
-  static place place_of(YAML::Node const& n) {
-    auto const mark = n.Mark();
+  /// Where documents begin; all else is passed by.
+  struct document_starts final : YAML::EventHandler {
+    std::vector<YAML::Mark> starts;
+    void OnDocumentStart(YAML::Mark const& mark) override { starts.push_back(mark); }
+    void OnDocumentEnd() override {}
+    void OnNull(YAML::Mark const&, YAML::anchor_t) override {}
+    void OnAlias(YAML::Mark const&, YAML::anchor_t) override {}
+    void OnScalar(YAML::Mark const&, std::string const&, YAML::anchor_t, std::string const&) override {}
+    void OnSequenceStart(YAML::Mark const&, std::string const&, YAML::anchor_t, YAML::EmitterStyle::value) override {}
+    void OnSequenceEnd() override {}
+    void OnMapStart(YAML::Mark const&, std::string const&, YAML::anchor_t, YAML::EmitterStyle::value) override {}
+    void OnMapEnd() override {}
+  };
+
+  /// Not YAML::LoadAll, which makes documents without end of a text such as ",a".
+  void check_documents(std::string const& text) const {
+    std::istringstream in(text);
+    YAML::Parser parser(in);
+    document_starts seen;
+    while (seen.starts.size() < 2 && parser.HandleNextDocument(seen)) {}
+    if (seen.starts.size() < 2) { return; }
+    if (seen.starts[1].pos == seen.starts[0].pos) {
+      refuse(place_of(seen.starts[0]), "isn't valid YAML (unexpected character)");
+    }
+    refuse(place_of(seen.starts[1]), "a second document begins here; write one recipe a file");
+  }
+
+  static place place_of(YAML::Mark const& mark) {
     return mark.is_null() ? place{} : place{mark.line + 1, mark.column + 1};
   }
 
   yaml_value convert(YAML::Node const& n, int depth) {
     yaml_value v;
-    v.at = place_of(n);
+    v.at = place_of(n.Mark());
     // Aliases may refer to what they are in, or multiply: both end here.
     if (depth > 40) { refuse(v.at, "nests deeper than 40 levels"); }
     if (++values_ > 100'000) { refuse(v.at, "has more than 100000 values, aliases counted where they are used"); }
@@ -118,7 +141,7 @@ class yaml_reader {
     v.kind = yaml_value::kind_type::map;
     std::vector<yaml_value> merged;
     for (auto const& pair : n) {
-      place const at = place_of(pair.first);
+      place const at = place_of(pair.first.Mark());
       if (!pair.first.IsScalar()) { refuse(at, "a key must be a name"); }
       std::string const& key = pair.first.Scalar();
       yaml_value value = convert(pair.second, depth + 1);
