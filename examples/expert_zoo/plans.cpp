@@ -146,25 +146,44 @@ void add_rank_one(std::vector<plan>& all, std::string const& family, std::string
   }
 }
 
-/// Merges that are given a size, that of the whole checkpoint, instead of a number of groups. They go through files:
-/// one price for all channels of all tensors is what a merge of single tensors in memory doesn't see.
+std::string bitdelta_name(bitdelta const& code) {
+  return "BitDelta" + std::string(code.passes == 2 ? " twice" : "") + ", a scale a " + (code.row_scales ? "row" : "tensor");
+}
+
+constexpr bitdelta bitdeltas[] = {{1, false}, {1, true}, {2, false}, {2, true}};
+
+/// Merges that are given a size, that of the whole checkpoint, instead of a number of groups; among the sizes are those of
+/// BitDelta. They go through files: one price for all channels of all tensors is what a merge of single tensors in
+/// memory doesn't see.
 void budget_points(std::vector<plan>& all, zoo_tensors const& zoo,
                    std::shared_ptr<moments const> const& column_weights) {
   int const experts = static_cast<int>(zoo.experts());
-  double least = static_cast<double>(zoo.kept_bytes);  // and a row a channel, index and codes
-  for (auto const& t : zoo.merged) {
-    least += static_cast<double>(t.rows) * (2.0 * static_cast<double>(t.cols) + 2.0 * experts);
+  auto const whole = static_cast<double>(zoo.expert_bytes);
+  double least = static_cast<double>(zoo.kept_bytes);  // and a row a channel
+  for (auto const& t : zoo.merged) { least += 2.0 * static_cast<double>(t.rows * t.cols); }
+  struct size {
+    std::string name;
+    double stored;
+  };
+  std::vector<size> sizes;
+  for (int const percent : {15, 17, 20, 22, 25, 28, 30, 33, 36, 40, 50}) {
+    sizes.push_back({"budget " + std::to_string(percent / 100.0).substr(0, 4), percent / 100.0});
+  }
+  for (bitdelta const& code : bitdeltas) {
+    double bytes = static_cast<double>(zoo.kept_bytes);
+    for (auto const& t : zoo.merged) { bytes += static_cast<double>(bytes_of(code, t.rows, t.cols, zoo.experts()).total()); }
+    sizes.push_back({"budget as " + bitdelta_name(code), (bytes + 0.5) / whole});
   }
   for (bool const trellis : {false, true}) {
-    for (int const percent : {15, 17, 20, 22, 25, 28, 30, 33, 36, 40, 50}) {
-      double const size = percent / 100.0;
+    for (auto const& [label, stored] : sizes) {
       // From what is possible to little more than two models.
-      if (size * static_cast<double>(zoo.expert_bytes) < 1.02 * least || size > 2.5 / experts) { continue; }
-      std::string const name = "budget " + std::to_string(size).substr(0, 4) + (trellis ? ", trellis" : "");
+      if (stored * whole < 1.02 * least || stored > 2.5 / experts) { continue; }
+      std::string const name = label + (trellis ? ", trellis" : "");
       all.push_back(merging(column_weights ? "budgets, weighted" : "budgets", name,
-                            name + (column_weights ? ", weighted" : ""), origin::braid, [=](std::uint64_t seed, float) {
+                            name + (column_weights ? ", weighted" : ""), origin::braid,
+                            [=, stored = stored](std::uint64_t seed, float) {
                               recipe r = channel_merging(experts, experts, false, braid::similarity::balanced{}, seed);
-                              r.budget = size;
+                              r.budget = stored;
                               r.trellis = trellis;
                               r.column_weights = column_weights;
                               return r;
@@ -174,17 +193,10 @@ void budget_points(std::vector<plan>& all, zoo_tensors const& zoo,
 }
 
 void add_bitdelta(std::vector<plan>& all) {
-  for (int passes = 1; passes <= 2; ++passes) {
-    for (bool const rows : {false, true}) {
-      std::string const name =
-          "BitDelta" + std::string(passes == 2 ? " twice" : "") + ", a scale a " + (rows ? "row" : "tensor");
-      plan p{
-          "BitDelta, untrained", name, passes == 2 ? "BitDelta twice" : "BitDelta", origin::rival, false, {1.0f}, {}};
-      p.measure = [passes, rows](bench& b, std::uint64_t, float) {
-        return b.rebuilt(rebuilt_by(bitdelta{passes, rows}, b.tensors()));
-      };
-      all.push_back(p);
-    }
+  for (bitdelta const& code : bitdeltas) {
+    plan p{"BitDelta, untrained", bitdelta_name(code), code.passes == 2 ? "BitDelta twice" : "BitDelta", origin::rival, false, {1.0f}, {}};
+    p.measure = [code](bench& b, std::uint64_t, float) { return b.rebuilt(rebuilt_by(code, b.tensors())); };
+    all.push_back(p);
   }
 }
 
