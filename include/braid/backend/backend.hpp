@@ -66,6 +66,14 @@ struct magnitude_cuts {
                 "<braid/cuda.cuh> for braid::cuda");
 };
 
+/// How single-model methods (method/tensor_method.hpp) meet a tensor: blocks of channels, and a thread's workspace.
+template <class Backend>
+struct tensor_blocks {
+  static_assert(always_false<Backend>,
+                "braid: this backend has no single-model methods; include <braid/braid.hpp> for braid::cpu, or, in a .cu "
+                "file, <braid/cuda.cuh> for braid::cuda");
+};
+
 /// The measuring pass of a storage budget: curves of error against bytes of all channels of a tensor.
 template <class Backend, class Similarity, class Cluster>
 struct measure_curves {

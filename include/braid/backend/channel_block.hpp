@@ -37,7 +37,7 @@ struct tensor_channels {
   index_t cols = 0;
   index_t transposed = 0;  ///< 0: a channel is a contiguous row. Else the tensor is [..., cols, transposed] and a
                            ///< channel a column of it; then strides are not used
-  channel_rows base;
+  channel_rows base;  ///< without memory where a method has no base
   std::vector<channel_rows> experts;
   dtype out = dtype::f32;
   float const* column_weight = nullptr;  ///< [cols], >= 0: what an error in a column counts; null: all one
@@ -119,7 +119,7 @@ inline channel_block tensor_channels::block(index_t first, index_t rows, std::ve
   channel_block b{first, rows, base, experts, out};
   auto const elements = static_cast<std::size_t>(rows * cols);
   auto const lies_well = [&](channel_rows const& model) {
-    return transposed == 0 && reinterpret_cast<std::uintptr_t>(model.data) % size_of(model.type) == 0;
+    return model.data == nullptr || (transposed == 0 && reinterpret_cast<std::uintptr_t>(model.data) % size_of(model.type) == 0);
   };
   std::size_t need = lies_well(base) ? 0 : elements * size_of(base.type);
   for (auto const& e : experts) { need += lies_well(e) ? 0 : elements * size_of(e.type); }
@@ -128,7 +128,7 @@ inline channel_block tensor_channels::block(index_t first, index_t rows, std::ve
   auto const place = [&](channel_rows& model) {
     std::size_t const element = size_of(model.type);
     if (lies_well(model)) {
-      model.data = model.row(first);
+      if (model.data != nullptr) { model.data = model.row(first); }
       return;
     }
     if (transposed != 0) {

@@ -24,6 +24,7 @@ struct dare {
 
   double density = 0.7;
   std::uint64_t seed = 0;
+  bool rescale = true;  ///< false: what is kept stays as it is
 
   void validate() const { detail::check_density(name, density); }
 
@@ -75,7 +76,13 @@ struct dare {
   };
 
   [[nodiscard]] plan_type plan(tensor_key const& key) const noexcept {
-    return {seed, key.stream, keep_threshold(density), key.cols, density > 0.0 ? static_cast<float>(1.0 / density) : 0.0f};
+    return {seed, key.stream, keep_threshold(density), key.cols, scale()};
+  }
+
+ private:
+  [[nodiscard]] float scale() const noexcept {
+    if (!rescale) { return 1.0f; }
+    return density > 0.0 ? static_cast<float>(1.0 / density) : 0.0f;
   }
 };
 static_assert(pruning_policy<dare>);
