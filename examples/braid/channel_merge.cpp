@@ -5,8 +5,7 @@
 #include "pipelines.hpp"
 #include "progress_line.hpp"
 #include "text.hpp"
-
-#include <tbb/global_control.h>
+#include "threads.hpp"
 
 #include <cmath>
 #include <iostream>
@@ -73,18 +72,6 @@ void print_summary(merge_job const& job, std::string const& method, braid::repor
   }
   std::cout << '\n';
   for (auto const& note : r.notes) { std::cout << "  note       " << printable(note) << '\n'; }
-}
-
-/// Lets oneTBB have so many threads, where a user asks for more than the machine has cores. 0: as many as cores.
-std::optional<tbb::global_control> allow_threads(int threads) {
-  constexpr int most = 1024;
-  if (threads < 0 || threads > most) {
-    throw braid::argument_error("--threads " + std::to_string(threads) + ": choose 1 to " + std::to_string(most) +
-                                ", or 0 for all cores");
-  }
-  if (threads == 0) { return std::nullopt; }
-  return std::optional<tbb::global_control>(std::in_place, tbb::global_control::max_allowed_parallelism,
-                                            static_cast<std::size_t>(threads));
 }
 
 }  // namespace

@@ -214,14 +214,6 @@ class merge_job {
     return s;
   }
 
-  /// Blocks on their way at once: two a thread, fewer where rows are so long that blocks are.
-  [[nodiscard]] std::size_t tokens(std::size_t block_bytes) const {
-    constexpr std::size_t limit = std::size_t{256} << 20;
-    auto const wanted = 2 * static_cast<std::size_t>(be_.threads());
-    std::size_t const fitting = block_bytes == 0 ? wanted : limit / block_bytes;
-    return fitting < 1 ? 1 : std::min(wanted, fitting);
-  }
-
   void merge_tensor(planned_tensor const& p, std::size_t own, std::size_t extra, std::vector<std::uint8_t>& index) {
     tensor_channels const source = source_of(p);
     measured_tensor const* const measured = merger_.budget().stored > 0.0 ? &budget_.of(p.name) : nullptr;
@@ -289,7 +281,8 @@ class merge_job {
       tell();
     };
     std::size_t const channel_bytes = (1 + room) * row_bytes + residuals_.plane_bound(p.cols);
-    stream_blocks(be_, p.channels, rows, tokens(static_cast<std::size_t>(rows) * channel_bytes), work, place);
+    stream_blocks(be_, p.channels, rows,
+                  blocks_on_their_way(be_, static_cast<std::size_t>(rows) * channel_bytes), work, place);
   }
 
   /// Group 0 of a [..., cols, width] tensor, from contiguous rows.
@@ -411,7 +404,7 @@ class merge_job {
       tell();
     };
     std::size_t const block_bytes = static_cast<std::size_t>(std::min(rows, p.channels)) * (1 + experts) * row_bytes;
-    stream_blocks(be_, p.channels, rows, tokens(block_bytes), work, place);
+    stream_blocks(be_, p.channels, rows, blocks_on_their_way(be_, block_bytes), work, place);
   }
 
   /// In order: further rows to the file, labels to the index [experts, channels].

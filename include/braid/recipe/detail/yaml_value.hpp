@@ -69,10 +69,10 @@ class yaml_reader {
   }
 
   /// @throws argument_error with line and column, for what isn't YAML, and for anything but one document
-  [[nodiscard]] yaml_value read(std::string const& text) {
+  [[nodiscard]] yaml_value read(std::string const& source) {
     std::vector<YAML::Node> documents;
     try {
-      documents = YAML::LoadAll(text);
+      documents = YAML::LoadAll(source);
     } catch (YAML::Exception const& e) {
       refuse(e.mark.is_null() ? place{} : place{e.mark.line + 1, e.mark.column + 1},
              "isn't valid YAML (" + e.msg + ")");
