@@ -62,7 +62,8 @@ works "the command" "${merge[@]}" "${experts[@]}" --groups 2 --prune magnitude -
 same "they are the same" "$tmp/channels/model.safetensors" "$tmp/command/model.safetensors"
 
 # ---- what is refused ----
-refused "there is no model nobody" "${run[@]}" <(printf 'merge_method: passthrough\nmodels: [{model: nobody}]\n') "$out" "${roots[@]}"
+printf 'merge_method: passthrough\nmodels: [{model: nobody}]\n' >"$tmp/bad.yml"
+refused "there is no model nobody" "${run[@]}" "$tmp/bad.yml" "$out" "${roots[@]}"
 printf 'merge_method: linear\nmodels: [{model: add}, {model: sort}]\n' >"$tmp/bad.yml"
 refused "needs the parameter 'weight'" "${run[@]}" "$tmp/bad.yml" "$out" "${roots[@]}"
 printf 'merge_method: linear\nmodels: [{model: add, parameters: {wieght: 1}}]\n' >"$tmp/bad.yml"

@@ -2,6 +2,7 @@
 
 /// From a recipe and its models to a plan: which tensors are made of what, with which numbers.
 
+#include <braid/engine/merge_plan.hpp>
 #include <braid/recipe/detail/output_config.hpp>
 #include <braid/recipe/detail/output_names.hpp>
 
