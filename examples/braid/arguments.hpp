@@ -20,6 +20,7 @@ struct pattern_argument {
 struct merge_arguments {
   std::string base;
   std::vector<std::string> experts;  ///< NAME=DIR or DIR
+  std::vector<std::string> adapters; ///< of each expert, "" where it has none; empty: nobody has one. Of recipes
   std::string out;
 
   // Given explicitly, or left to the preset, or else to the defaults.

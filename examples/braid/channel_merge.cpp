@@ -88,6 +88,9 @@ int channel_merge(merge_arguments const& args) {
   auto const threads = allow_threads(args.threads);
   braid::cpu const backend(args.threads);
   merge_job job{braid::checkpoint(args.base), open_experts(args), args.out, std::move(options), backend};
+  for (std::size_t e = 0; e < args.adapters.size(); ++e) {
+    if (!args.adapters[e].empty()) { job.options.adapters.emplace(job.experts[e].name(), braid::recipe::adapter(args.adapters[e])); }
+  }
   std::vector<std::string> notes = chosen.notes;
   for (auto& note : idle_patterns(job.options.tensors, all_names(job))) { notes.push_back(std::move(note)); }
 

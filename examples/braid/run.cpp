@@ -89,15 +89,16 @@ merge_arguments channel_merge_arguments(recipe::merge_recipe const& r, recipe::m
   if (r.tokenizer || !r.chat_template.empty()) { refuse("keeps each expert's tokenizer: leave 'tokenizer' and 'chat_template' out"); }
   if (r.input_type) { refuse("reads inputs as they are: write 'out_dtype' instead of 'dtype'"); }
   merge_arguments m;
-  auto const directory = [&](recipe::model_reference const& model) {
-    if (model.lora) { refuse("can't merge " + to_text(model) + ": merge the adapter into its model first (passthrough)"); }
-    return find_model(model.model, where).string();
-  };
-  m.base = directory(*r.base_model);
+  if (r.base_model->lora) { refuse("needs a base without an adapter: merge it into its model first (passthrough)"); }
+  m.base = find_model(r.base_model->model, where).string();
   for (recipe::model_entry const& e : r.modules[0].models) {
     if (e.model == *r.base_model) { continue; }
-    std::string const dir = directory(e.model);
-    m.experts.push_back(e.name.empty() ? dir : e.name + "=" + dir);
+    std::string const dir = find_model(e.model.model, where).string();
+    std::filesystem::path const lora = e.model.lora ? find_model(*e.model.lora, where, recipe::model_content::adapter) : std::filesystem::path();
+    // Experts of one base that differ in their adapters are called as those are.
+    std::string const name = e.name.empty() && e.model.lora ? lora.filename().string() : e.name;
+    m.experts.push_back(name.empty() ? dir : name + "=" + dir);
+    m.adapters.push_back(lora.string());
   }
   recipe::known_method const& method = *recipe::find_method(r.merge_method);
   for (recipe::known_parameter const& p : method.parameters) {

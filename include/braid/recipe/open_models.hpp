@@ -22,31 +22,6 @@ struct opened_model {
   }
 };
 
-namespace detail {
-
-/// Every delta needs its weight: a name that fits nothing would otherwise be lost without a word.
-inline void check_adapter(opened_model const& m) {
-  for (lora_delta const& d : m.lora->deltas()) {
-    tensor_meta const* const t = m.files.find(d.tensor);
-    if (t == nullptr) {
-      throw argument_error(m.lora_path.string() + ": the adapter changes tensor " + braid::detail::in_quotes(d.tensor) +
-                           ", which " + m.files.path().string() + " doesn't have; is it an adapter of another model?");
-    }
-    if (t->shape != std::vector<index_t>{d.rows, d.cols}) {
-      throw shape_error(m.lora_path.string() + ": the adapter's delta of tensor " +
-                        braid::detail::in_quotes(d.tensor) + " is [" + std::to_string(d.rows) + ", " +
-                        std::to_string(d.cols) + "], which isn't the shape of that tensor in " +
-                        m.files.path().string());
-    }
-    if (!is_computable(t->type)) {
-      throw shape_error(m.files.path().string() + ": tensor " + braid::detail::in_quotes(d.tensor) + " is " +
-                        std::string(name_of(t->type)) + ", to which an adapter's delta can't be added");
-    }
-  }
-}
-
-}  // namespace detail
-
 /// Finds and opens every model of a recipe, each once, in the order of `models_of`.
 /// @throws argument_error, io_error, format_error: of `find_model`, `checkpoint` and `adapter`; an adapter that doesn't
 ///         fit its model
@@ -57,7 +32,7 @@ inline void check_adapter(opened_model const& m) {
     if (reference.lora) {
       m.lora_path = find_model(*reference.lora, where, model_content::adapter);
       m.lora.emplace(m.lora_path);
-      detail::check_adapter(m);
+      m.lora->check_fits(m.files);
     }
     all.push_back(std::move(m));
   }

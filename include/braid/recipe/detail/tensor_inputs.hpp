@@ -3,84 +3,13 @@
 /// The inputs of one planned tensor as rows: as they are stored, or rounded, changed by an adapter, brought to another
 /// vocabulary, when they are needed.
 
-#include <braid/backend/channel_block.hpp>
 #include <braid/method/tensor_method.hpp>
+#include <braid/recipe/detail/read_rows.hpp>
 #include <braid/recipe/run_plan.hpp>
 
 BRAID_STRICT_FP_BEGIN
 BRAID_NAMESPACE_BEGIN
 namespace recipe::detail {
-
-/// Rows of a model's tensor as they are read: stored, plus the adapter's delta, rounded to the type of reading.
-class read_rows final : public computed_rows {
- public:
-  /// @param type  what is read; nothing: the stored type
-  read_rows(opened_model const& model, run_source const& source, std::optional<dtype> type, index_t cols)
-      : model_(model), source_(source), type_(type.value_or(source.tensor->type)), cols_(cols),
-        data_(model.files.bytes(*source.tensor).data()) {
-    if (!is_computable(source.tensor->type)) { type_ = source.tensor->type; }
-  }
-
-  [[nodiscard]] dtype type() const noexcept { return type_; }
-  [[nodiscard]] std::byte const* data() const noexcept { return data_; }
-  [[nodiscard]] run_source const& source() const noexcept { return source_; }
-  /// Whether rows are what is stored.
-  [[nodiscard]] bool plain() const noexcept { return source_.lora == nullptr && type_ == source_.tensor->type; }
-
-  void rows(index_t first, index_t count, std::byte* to) const override {
-    dtype const stored = source_.tensor->type;
-    std::size_t const row_bytes = static_cast<std::size_t>(cols_) * size_of(stored);
-    std::byte const* from = data_ + static_cast<std::size_t>(first) * row_bytes;
-    if (plain()) {
-      std::memcpy(to, from, static_cast<std::size_t>(count) * row_bytes);
-      return;
-    }
-    thread_local std::vector<std::byte> aligned;
-    bool const lies_well = reinterpret_cast<std::uintptr_t>(from) % size_of(stored) == 0;
-    auto const fetch = [&](index_t r) {
-      std::byte const* const row = from + static_cast<std::size_t>(r) * row_bytes;
-      if (lies_well) { return row; }
-      aligned.assign(row, row + row_bytes);
-      return static_cast<std::byte const*>(aligned.data());
-    };
-    std::size_t const out_bytes = static_cast<std::size_t>(cols_) * size_of(type_);
-    if (source_.lora == nullptr) {
-      for (index_t r = 0; r < count; ++r) {
-        braid::detail::convert(stored, fetch(r), type_, to + static_cast<std::size_t>(r) * out_bytes, cols_);
-      }
-      return;
-    }
-    std::vector<float> sum(static_cast<std::size_t>(count * cols_));
-    model_.lora->rows(*source_.lora, first, count, sum.data());
-    std::vector<float> wide(sum_order::segment);
-    for (index_t r = 0; r < count; ++r) {
-      std::byte const* const row = fetch(r);
-      braid::detail::for_each_segment(cols_, [&](index_t c, int n) {
-        float* const delta = sum.data() + r * cols_ + c;
-        braid::detail::widen(stored, braid::detail::at_column(row, stored, c), wide.data(), n);
-        for (int i = 0; i < n; ++i) { delta[i] = wide[static_cast<std::size_t>(i)] + delta[i]; }
-        braid::detail::store_rounded(type_, delta, braid::detail::out_column(to, type_, cols_, r, c), n);
-      });
-    }
-  }
-
-  /// One row in float32.
-  void widened(index_t row, float* to) const {
-    thread_local std::vector<std::byte> one;
-    one.resize(static_cast<std::size_t>(cols_) * size_of(type_));
-    rows(row, 1, one.data());
-    braid::detail::for_each_segment(cols_, [&](index_t c, int n) {
-      braid::detail::widen(type_, braid::detail::at_column(one.data(), type_, c), to + c, n);
-    });
-  }
-
- private:
-  opened_model const& model_;
-  run_source source_;
-  dtype type_;
-  index_t cols_;
-  std::byte const* data_;
-};
 
 /// A model's matrix brought to the output's vocabulary. Means are sums in float64 in the order of the models, rounded
 /// once; padding gets the mean of the rows with a token, added in their order.
@@ -174,9 +103,14 @@ class tensor_inputs {
   }
 
  private:
+  [[nodiscard]] std::unique_ptr<read_rows> reader_of(run_source const& s, index_t cols) const {
+    opened_model const& m = plan_.models[s.model];
+    return std::make_unique<read_rows>(m.files, *s.tensor, m.lora ? &*m.lora : nullptr, s.lora, plan_.recipe.input_type, cols);
+  }
+
   channel_rows rows_of(run_source const& s) {
     index_t const cols = tensor_.cols();
-    auto read = std::make_unique<read_rows>(plan_.models[s.model], s, plan_.recipe.input_type, cols);
+    auto read = reader_of(s, cols);
     dtype const type = read->type();
     channel_rows rows{read->data(), type, cols * static_cast<index_t>(size_of(type)), nullptr};
     if (!tensor_.owners.empty()) {
@@ -186,7 +120,7 @@ class tensor_inputs {
       std::size_t self = 0;
       for (std::size_t o = 0; o < tensor_.owners.size(); ++o) {
         run_source const& from = tensor_.owners[o];
-        owners.push_back(std::make_unique<read_rows>(plan_.models[from.model], from, plan_.recipe.input_type, width));
+        owners.push_back(reader_of(from, width));
         self = from.model == s.model ? o : self;
       }
       keep_.push_back(std::make_unique<vocabulary_rows>(std::move(owners), plan_.vocabulary->of_model[self], type, width, vector));
