@@ -15,6 +15,9 @@ struct run_options {
   bool hash_inputs = true;                        ///< record what was read; costs a hash of every input byte
   /// What an error in each column of a merged weight counts, from a file of second moments; nothing: all the same
   std::optional<column_weights> weights{};
+  /// LoRA adapters by the name of the expert that they belong to. Their deltas are added row by row, rounded to the
+  /// weight's type; hashes of inputs are of the sums
+  std::map<std::string, recipe::adapter> adapters{};
   index_t block_rows = 0;                         ///< channels a block; 0: chosen. Never changes a result
   progress_callback on_progress{};
 };
@@ -50,6 +53,15 @@ report run(Method const& method, checkpoint const& base, std::vector<checkpoint>
     names.push_back(given[i]);
     inputs.push_back(experts[i].path());
   }
+  std::vector<recipe::adapter const*> adapters(options.adapters.empty() ? 0 : sorted.size(), nullptr);
+  for (auto const& [name, lora] : options.adapters) {
+    auto const at = std::find(names.begin(), names.end(), name);
+    if (at == names.end()) { throw argument_error(lora.path().string() + ": the adapter is of '" + name + "', which is no expert"); }
+    auto const e = static_cast<std::size_t>(at - names.begin());
+    lora.check_fits(sorted[e]);
+    adapters[e] = &lora;
+    inputs.push_back(lora.path());
+  }
   check_output(out, inputs, options.overwrite);
   merge_plan const plan = plan_merge(base, sorted, names, options.tensors, options.out_dtype);
   grouped_description description;
@@ -59,7 +71,7 @@ report run(Method const& method, checkpoint const& base, std::vector<checkpoint>
   description.seed = detail::recipe_seed(method.settings());
   detail::method_merger<Method> const merger(method, be);
   detail::job_options const job{options.max_shard_bytes, options.overwrite, options.hash_inputs, options.block_rows,
-                                options.on_progress, options.weights ? &*options.weights : nullptr};
+                                options.on_progress, options.weights ? &*options.weights : nullptr, std::move(adapters)};
   return detail::merge_job(be, merger, base, sorted, names, plan, job).run(out, std::move(description));
 }
 

@@ -51,6 +51,12 @@ class adapter {
     return it != deltas_.end() && it->tensor == tensor ? &*it : nullptr;
   }
 
+  [[nodiscard]] std::filesystem::path const& path() const noexcept { return files_.path(); }
+
+  /// Every delta needs its weight: one that fits nothing would otherwise be lost without a word.
+  /// @throws argument_error, shape_error naming the tensor that `model` lacks, or has in another shape or type
+  void check_fits(checkpoint const& model) const;
+
   /// Rows [first, first + count) of a delta, in float32, packed: element = scale * (the sum of B[r, k] * A[k, c] over
   /// k, from k = 0, starting at +0), each product, sum and the scaling rounded. Doesn't depend on how rows are cut.
   /// @param out  [count, cols]
@@ -190,6 +196,25 @@ inline void adapter::put(nlohmann::json const& config, std::filesystem::path con
   auto const at = std::lower_bound(deltas_.begin(), deltas_.end(), d.tensor,
                                    [](auto const& x, auto const& n) { return x.tensor < n; });
   deltas_.insert(at, std::move(d));
+}
+
+inline void adapter::check_fits(checkpoint const& model) const {
+  for (lora_delta const& d : deltas_) {
+    tensor_meta const* const t = model.find(d.tensor);
+    if (t == nullptr) {
+      throw argument_error(path().string() + ": the adapter changes tensor " + braid::detail::in_quotes(d.tensor) +
+                           ", which " + model.path().string() + " doesn't have; is it an adapter of another model?");
+    }
+    if (t->shape != std::vector<index_t>{d.rows, d.cols}) {
+      throw shape_error(path().string() + ": the adapter's delta of tensor " + braid::detail::in_quotes(d.tensor) + " is [" +
+                        std::to_string(d.rows) + ", " + std::to_string(d.cols) +
+                        "], which isn't the shape of that tensor in " + model.path().string());
+    }
+    if (!is_computable(t->type)) {
+      throw shape_error(model.path().string() + ": tensor " + braid::detail::in_quotes(d.tensor) + " is " +
+                        std::string(name_of(t->type)) + ", to which an adapter's delta can't be added");
+    }
+  }
 }
 
 BRAID_STRICT_FP_BEGIN

@@ -112,9 +112,9 @@ inline constexpr auto text_configs = std::to_array<std::string_view>({"text_conf
   auto const n = layer_count(config, stack);
   if (!key || !n) { return all; }
   auto const owner = key->parent_pointer();
-  for (auto const& [name, list] : config.at(owner).items()) {
+  for (auto const& [name, entries] : config.at(owner).items()) {
     bool const of_layers = name.find("layer") != std::string::npos;
-    if (of_layers && list.is_array() && list.size() == static_cast<std::size_t>(*n)) { all.push_back(owner / name); }
+    if (of_layers && entries.is_array() && entries.size() == static_cast<std::size_t>(*n)) { all.push_back(owner / name); }
   }
   return all;
 }

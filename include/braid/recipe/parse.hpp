@@ -17,7 +17,9 @@ namespace recipe {
 [[nodiscard]] inline merge_recipe parse(std::string const& text, std::string file = "recipe") {
   detail::yaml_reader reader(file);
   detail::yaml_value const tree = reader.read(text);
-  return detail::structure_parser(std::move(file)).parse(tree);
+  merge_recipe r = detail::structure_parser(std::move(file)).parse(tree);
+  r.text = text;
+  return r;
 }
 
 /// Reads a recipe from a file. Paths of models stay as they are written.

@@ -77,7 +77,8 @@ struct tokenizer_section {
 
 /// A parsed recipe: pure data, nothing in it was looked up on disk.
 struct merge_recipe {
-  std::string file;  // for messages
+  std::string file;    // for messages
+  std::string text{};  // as it was written; empty where a program made it
   std::string merge_method;
   std::optional<model_reference> base_model{};
   std::vector<output_module> modules{};  // of `models` and `slices` one, without a name

@@ -71,11 +71,11 @@ class yaml_reader {
   }
 
   /// @throws argument_error with line and column, for what isn't YAML, and for anything but one document
-  [[nodiscard]] yaml_value read(std::string const& text) {
+  [[nodiscard]] yaml_value read(std::string const& source) {
     YAML::Node document;
     try {
-      check_documents(text);
-      document = YAML::Load(text);
+      check_documents(source);
+      document = YAML::Load(source);
     } catch (YAML::Exception const& e) {
       refuse(e.mark.is_null() ? place{} : place_of(e.mark), "isn't valid YAML (" + e.msg + ")");
     }
