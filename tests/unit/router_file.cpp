@@ -19,6 +19,7 @@ std::vector<braid::labelled_query<std::string>> few_queries() {
 struct parts {
   nlohmann::json description;
   std::vector<float> weight;
+  std::vector<float> scale;
   std::vector<float> bias;
   std::vector<braid::index_t> weight_shape;
   braid::dtype type = braid::dtype::f32;
@@ -33,7 +34,7 @@ parts good_parts(std::filesystem::path const& dir) {
   parts p;
   p.description = nlohmann::json::parse(file.metadata().at("braid.router"));
   for (auto const& t : file.tensors()) {
-    auto& to = t.name == "router.bias" ? p.bias : p.weight;
+    auto& to = t.name == "router.bias" ? p.bias : t.name == "router.scale" ? p.scale : p.weight;
     to.resize(static_cast<std::size_t>(t.elements()));
     std::memcpy(to.data(), file.bytes(t).data(), t.bytes);
     if (t.name == "router.weight") { p.weight_shape = t.shape; }
@@ -43,11 +44,14 @@ parts good_parts(std::filesystem::path const& dir) {
 
 void write(std::filesystem::path const& dir, parts const& p, std::string const* raw_description = nullptr) {
   std::map<std::string, std::string> const metadata{{p.key, raw_description != nullptr ? *raw_description : p.description.dump()}};
+  auto const features = static_cast<braid::index_t>(p.scale.size());
   std::vector<braid::tensor_plan> plans{{p.weight_name, p.type, p.weight_shape, false, 0},
+                                        {"router.scale", braid::dtype::f32, {features}, false, 0},
                                         {"router.bias", braid::dtype::f32, {static_cast<braid::index_t>(p.bias.size())}, false, 0}};
   if (p.extra) { plans.push_back({"other", braid::dtype::f32, {1}, false, 0}); }
   braid::checkpoint_writer w(dir, plans, 10000, {.overwrite = true, .stem = "router"});
   w.write(w.begin(p.weight_name), 0, std::as_bytes(std::span(p.weight)));
+  w.write(w.begin("router.scale"), 0, std::as_bytes(std::span(p.scale)));
   w.write(w.begin("router.bias"), 0, std::as_bytes(std::span(p.bias)));
   if (p.extra) { w.write(w.begin("other"), 0, std::as_bytes(std::span(p.bias).first(1))); }
   w.commit(metadata);
@@ -140,7 +144,9 @@ TEST_CASE("a damaged router's file is refused, with a code", "[router]") {
   damaged(router_code::tensors, [](parts& p) { p.weight_shape = {128}; });
   damaged(router_code::tensors, [](parts& p) { p.type = braid::dtype::i32; });
   damaged(router_code::tensors, [](parts& p) { p.bias.push_back(0.0f); });
+  damaged(router_code::tensors, [](parts& p) { p.scale.pop_back(); });
   damaged(router_code::tensors, [](parts& p) { p.extra = true; });
+  damaged(router_code::not_finite, [](parts& p) { p.scale[3] = std::numeric_limits<float>::infinity(); });
   damaged(router_code::not_finite, [](parts& p) { p.weight[70] = std::numeric_limits<float>::quiet_NaN(); });
   damaged(router_code::not_finite, [](parts& p) { p.bias[1] = std::numeric_limits<float>::infinity(); });
   for (std::string const text : {"", "[1]", "{\"version\": 1, \"version\": 1}", "{", "nonsense"}) {

@@ -242,6 +242,33 @@ TEST_CASE("parts that are held out are whole groups of about equal size", "[rout
   CHECK_THROWS_AS(detail::held_out_parts(label, one, {"a", "b"}, 2, 0), braid::argument_error);
 }
 
+TEST_CASE("rare features are scaled up, and rows stay of length one", "[router]") {
+  random_source random(7);
+  for (int round = 0; round < 50; ++round) {
+    problem const p = random_problem(random);
+    auto const scale = detail::inverse_frequencies(p.rows, p.chosen, p.dimension);
+    REQUIRE(scale.size() == static_cast<std::size_t>(p.dimension));
+    for (std::uint32_t f = 0; f < scale.size(); ++f) {
+      double count = 0.0;
+      for (std::size_t const i : p.chosen) {
+        for (auto const& x : p.rows[i]) { count += x.index == f ? 1.0 : 0.0; }
+      }
+      double const expected = std::log((1.0 + static_cast<double>(p.chosen.size())) / (1.0 + count)) + 1.0;
+      REQUIRE(static_cast<double>(scale[f]) == Catch::Approx(expected).epsilon(1e-6));
+    }
+    for (auto const& row : p.rows) {
+      auto const out = detail::scaled(row, scale);
+      REQUIRE(out.size() == row.size());
+      double squares = 0.0;
+      for (auto const& f : row) { squares += std::pow(static_cast<double>(f.value) * static_cast<double>(scale[f.index]), 2.0); }
+      for (std::size_t i = 0; i < row.size(); ++i) {
+        double const expected = static_cast<double>(row[i].value) * static_cast<double>(scale[row[i].index]) / std::sqrt(squares);
+        REQUIRE(static_cast<double>(out[i].value) == Catch::Approx(expected).epsilon(1e-5));
+      }
+    }
+  }
+}
+
 TEST_CASE("temperature scaling finds how much too sure logits are", "[router]") {
   random_source random(6);
   for (double const too_sure : {0.25, 1.0, 4.0}) {

@@ -4,6 +4,7 @@
 #include <braid/serve/detail/router_file.hpp>
 #include <braid/serve/detail/router_training.hpp>
 #include <braid/serve/hashed_ngrams.hpp>
+#include <braid/serve/labelled_query.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -21,18 +22,9 @@ struct router_options {
   double threshold = 0.5;           ///< a query whose best expert is less probable is unsure; 0: none is
   std::string default_expert = {};  ///< who answers then; the first by name if empty
   std::uint64_t seed = 0;           ///< of the parts
+  bool inverse_frequency = true;    ///< rare features weigh more: a query's subject more than its phrasing
   int most_iterations = 300;        ///< of L-BFGS
   double tolerance = 1e-6;          ///< it ends where no element of the gradient is above
-};
-
-/// A query and the expert that should answer it.
-template <class Query>
-struct labelled_query {
-  Query query;
-  std::string expert;
-  /// Queries of one group are variants of each other and are held out together, so that the calibration sees what a
-  /// new wording does. Empty: a group of its own.
-  std::string group = {};
 };
 
 /// Where a query goes.
@@ -47,6 +39,9 @@ struct routing {
 /// Which expert should answer a query: multinomial logistic regression on features of the query, trained with cross
 /// entropy on queries labelled with the task that they come from (Channel Merging, arXiv 2412.15283, section on
 /// the router, Eq. 6). The paper's own router is a trained encoder; give its sentence embedding as `Embedding` to have the same.
+///
+/// Features are scaled by how rare they were in training (inverse document frequency, Sparck Jones 1972), and the row is divided by
+/// its length.
 ///
 /// Experts are counted in the order of their names. Training and routing give the same bits on every machine, on any
 /// number of threads and in whatever order the experts' queries are listed (the order of one expert's queries
@@ -104,8 +99,8 @@ class router {
     return router(std::move(embedding), std::move(file.state));
   }
 
-  /// Writes a directory with one file, router.safetensors: `router.weight` F32 [experts, dimension], `router.bias` F32
-  /// [experts], everything else as JSON under "braid.router" in its metadata. It appears when it is complete, or not at
+  /// Writes a directory with one file, router.safetensors: `router.weight` F32 [experts, dimension], `router.scale`
+  /// F32 [dimension], `router.bias` F32 [experts], everything else as JSON under "braid.router" in its metadata. It appears when it is complete, or not at
   /// all; the file may be moved anywhere, beside the weights of a merged checkpoint too.
   /// @throws argument_error, io_error as `checkpoint_writer`
   void save(std::filesystem::path const& out, bool overwrite = false) const {
@@ -123,7 +118,7 @@ class router {
   [[nodiscard]] routing route_features(feature_row const& features) const {
     routing r;
     r.probability.resize(state_.experts.size());
-    state_.classifier.logits(features, r.probability.data());
+    state_.classifier.logits(detail::scaled(features, state_.classifier.scale), r.probability.data());
     detail::softmax(r.probability.data(), r.probability.size(), 1.0 / state_.temperature);
     auto const best = std::max_element(r.probability.begin(), r.probability.end());
     r.best = static_cast<std::size_t>(best - r.probability.begin());
@@ -185,13 +180,19 @@ class router {
            std::vector<std::string> const& group, router_options const& options, cpu const& be) {
     std::size_t const classes = state_.experts.size();
     auto const weight = detail::balancing_weights(label, classes);
-    detail::labelled_rows const data{rows, label, weight};
     state_.training = {.queries = rows.size(), .l2 = options.l2, .parts = options.parts, .seed = options.seed};
+    std::vector<feature_row> scaled_rows(rows.size());
+    // What is held out has no say in how features are scaled, either.
     auto const trained = [&](std::vector<std::size_t> const& chosen, detail::lbfgs_result& result) {
-      detail::softmax_loss const loss(data, chosen, classes, options.l2, be);
+      auto scale = options.inverse_frequency ? detail::inverse_frequencies(rows, chosen, embedding_.dimension())
+                                             : std::vector<float>(static_cast<std::size_t>(embedding_.dimension()), 1.0f);
+      for (std::size_t i = 0; i < rows.size(); ++i) { scaled_rows[i] = detail::scaled(rows[i], scale); }
+      detail::softmax_loss const loss({scaled_rows, label, weight}, chosen, classes, options.l2, be);
       std::vector<double> x(loss.variables());
       result = detail::minimise(loss, x, options.most_iterations, options.tolerance);
-      return loss.classifier(x, embedding_.dimension());
+      auto classifier = loss.classifier(x, embedding_.dimension());
+      classifier.scale = std::move(scale);
+      return classifier;
     };
     detail::lbfgs_result result;
     if (options.parts != 0) {
@@ -205,7 +206,7 @@ class router {
         if (others.size() == part.size()) { continue; }
         auto const classifier = trained(others, result);
         for (std::size_t i = 0; i < part.size(); ++i) {
-          if (part[i] == p) { classifier.logits(rows[i], logits.data() + i * classes); }
+          if (part[i] == p) { classifier.logits(scaled_rows[i], logits.data() + i * classes); }
         }
       }
       state_.temperature = 1.0 / detail::best_sharpness(logits, label, weight, classes);

@@ -22,8 +22,8 @@ enum class router_code : int {
   not_a_router = 501,  ///< no "braid.router" in the metadata
   newer_format = 502,  ///< a version that this version of braid can't read
   description = 503,   ///< the description isn't JSON, or a field is missing, of the wrong type or out of range
-  tensors = 504,       ///< weight or bias is missing, or isn't F32 of the right shape
-  not_finite = 505,    ///< a weight or bias that is NaN or infinite
+  tensors = 504,       ///< weight, scale or bias is missing, or isn't F32 of the right shape
+  not_finite = 505,    ///< an element of them that is NaN or infinite
 };
 
 /// How a router was trained, as its file says.
@@ -66,6 +66,7 @@ inline std::size_t number_of(std::vector<std::string> const& names, std::string_
 inline constexpr char router_stem[] = "router";
 inline constexpr char router_key[] = "braid.router";
 inline constexpr char router_weight[] = "router.weight";
+inline constexpr char router_scale[] = "router.scale";
 inline constexpr char router_bias[] = "router.bias";
 
 inline void write_router(std::filesystem::path const& out, router_state const& s, nlohmann::json const& embedding,
@@ -89,10 +90,12 @@ inline void write_router(std::filesystem::path const& out, router_state const& s
   auto const experts = static_cast<index_t>(s.experts.size());
   checkpoint_writer writer(out,
                            {{router_weight, dtype::f32, {experts, s.classifier.dimension}, false, 0},
+                            {router_scale, dtype::f32, {s.classifier.dimension}, false, 0},
                             {router_bias, dtype::f32, {experts}, false, 0}},
                            metadata_text(metadata).size() + 64,
                            {.max_shard_bytes = static_cast<std::uint64_t>(number_limit), .overwrite = overwrite, .stem = router_stem});
   writer.write(writer.begin(router_weight), 0, std::as_bytes(std::span(s.classifier.weight)));
+  writer.write(writer.begin(router_scale), 0, std::as_bytes(std::span(s.classifier.scale)));
   writer.write(writer.begin(router_bias), 0, std::as_bytes(std::span(s.classifier.bias)));
   writer.commit(metadata);
 }
@@ -114,8 +117,9 @@ class router_file {
       fail(router_code::description, "a field of \"braid.router\" is missing or of another type");
     }
     state.classifier.weight = numbers(file, router_weight, {static_cast<index_t>(state.experts.size()), -1});
+    state.classifier.scale = numbers(file, router_scale, {state.classifier.dimension});
     state.classifier.bias = numbers(file, router_bias, {static_cast<index_t>(state.experts.size())});
-    if (file.tensors().size() != 2) { fail(router_code::tensors, "has other tensors than weight and bias"); }
+    if (file.tensors().size() != 3) { fail(router_code::tensors, "has other tensors than weight, scale and bias"); }
   }
 
   router_state state;

@@ -31,11 +31,41 @@ inline double softmax(double* logits, std::size_t classes, double sharpness = 1.
   return sharpness * most + log_of(sum);
 }
 
-/// Weights in float32: the logits of a row are bias + weight * row, sums in float64 in the order of the features.
+/// How much features are scaled: those in few rows more, ln((1 + rows) / (1 + rows that have it)) + 1. Those that no row has
+/// count as the rarest, so that a row of nothing known is no row of anything. Of dense rows every feature has 1.
+inline std::vector<float> inverse_frequencies(std::span<feature_row const> rows, std::span<std::size_t const> chosen,
+                                              index_t dimension) {
+  std::vector<std::size_t> count(static_cast<std::size_t>(dimension));
+  for (std::size_t const i : chosen) {
+    for (feature const& f : rows[i]) { ++count[f.index]; }
+  }
+  std::vector<float> scale;
+  for (std::size_t const n : count) {
+    scale.push_back(static_cast<float>(log_of((1.0 + static_cast<double>(chosen.size())) / (1.0 + static_cast<double>(n))) + 1.0));
+  }
+  return scale;
+}
+
+/// The row with its features scaled, of length 1.
+inline feature_row scaled(feature_row row, std::span<float const> scale) {
+  double squares = 0.0;
+  for (feature& f : row) {
+    f.value *= scale[f.index];
+    squares += static_cast<double>(f.value) * static_cast<double>(f.value);
+  }
+  if (squares > 0.0) {
+    double const length = std::sqrt(squares);
+    for (feature& f : row) { f.value = static_cast<float>(static_cast<double>(f.value) / length); }
+  }
+  return row;
+}
+
+/// Weights in float32: the logits of a scaled row are bias + weight * row, sums in float64 in the order of the features.
 struct linear_classifier {
   index_t dimension = 0;
   std::vector<float> weight = {};  // [classes, dimension]
   std::vector<float> bias = {};    // [classes]
+  std::vector<float> scale = {};   // [dimension]
 
   [[nodiscard]] std::size_t classes() const noexcept { return bias.size(); }
 
@@ -117,7 +147,7 @@ class softmax_loss {
   /// The point x as weights of all features; those that didn't occur weigh nothing.
   [[nodiscard]] linear_classifier classifier(std::vector<double> const& x, index_t dimension) const {
     linear_classifier c{dimension, std::vector<float>(classes_ * static_cast<std::size_t>(dimension)),
-                        std::vector<float>(classes_)};
+                        std::vector<float>(classes_), {}};
     for (std::size_t k = 0; k < classes_; ++k) {
       float* const w = c.weight.data() + k * static_cast<std::size_t>(dimension);
       for (std::size_t f = 0; f < features_.size(); ++f) { w[features_[f]] = static_cast<float>(x[f * classes_ + k]); }
