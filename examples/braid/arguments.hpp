@@ -66,13 +66,13 @@ struct diff_arguments {
 struct route_train_arguments {
   std::vector<std::string> queries;  ///< NAME=PATH or PATH
   std::string out;
-  std::int64_t dimension = 32768;
-  std::string chars = "2-4";
-  std::string words = "1-2";
+  std::int64_t dimension = 65536;
+  std::string chars = "3-5";
+  std::string words = "1";
   bool keep_case = false;
   bool keep_digits = false;
   bool no_inverse_frequency = false;
-  double l2 = 1e-4;
+  double l2 = 3e-5;
   int parts = 5;
   double threshold = 0.5;
   std::string default_expert;

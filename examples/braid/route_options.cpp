@@ -18,15 +18,15 @@ void add_train(CLI::App& route, route_train_arguments& args) {
   app.add_flag("--overwrite", args.overwrite, "replace a router that stands at --out");
 
   std::string const features = "Features";
-  app.add_option("--dimension", args.dimension, "how many; n-grams are hashed to them (default 32768)")->option_text("N")->group(features);
-  app.add_option("--chars", args.chars, "n-grams of so many characters, 0 for none (default 2-4)")->option_text("A-B")->group(features);
-  app.add_option("--words", args.words, "n-grams of so many words, 0 for none (default 1-2)")->option_text("A-B")->group(features);
+  app.add_option("--dimension", args.dimension, "how many; n-grams are hashed to them (default 65536)")->option_text("N")->group(features);
+  app.add_option("--chars", args.chars, "n-grams of so many characters, 0 for none (default 3-5)")->option_text("A-B")->group(features);
+  app.add_option("--words", args.words, "n-grams of so many words, 0 for none (default 1)")->option_text("A-B")->group(features);
   app.add_flag("--keep-case", args.keep_case, "A and a are different letters")->group(features);
   app.add_flag("--keep-digits", args.keep_digits, "digits are different; by default all read as 0")->group(features);
   app.add_flag("--no-inverse-frequency", args.no_inverse_frequency, "don't let rare features weigh more than frequent ones")->group(features);
 
   std::string const training = "Training";
-  app.add_option("--l2", args.l2, "weight of half the squared weights beside the mean cross entropy\n(default 0.0001)")->option_text("X")->group(training);
+  app.add_option("--l2", args.l2, "weight of half the squared weights beside the mean cross entropy\n(default 0.00003)")->option_text("X")->group(training);
   app.add_option("--parts", args.parts, "of the queries, each held out once to calibrate; 0: none (default 5)")->option_text("N")->group(training);
   app.add_option("--seed", args.seed, "of these parts (default 0)")->option_text("N")->group(training);
   app.add_option("--threshold", args.threshold, "a query whose best expert is less probable is unsure (default 0.5)")->option_text("P")->group(training);

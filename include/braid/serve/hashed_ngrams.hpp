@@ -15,11 +15,11 @@ BRAID_STRICT_FP_BEGIN
 BRAID_NAMESPACE_BEGIN
 
 struct hashed_ngrams_options {
-  index_t dimension = 32768;  ///< features, 1 to 2^26; n-grams that fall on one of them share its weight
-  int least_chars = 2;        ///< n-grams of so many characters, UTF-8 sequences, ...
-  int most_chars = 4;         ///< ... to so many; 0: none
+  index_t dimension = 65536;  ///< features, 1 to 2^26; n-grams that fall on one of them share its weight
+  int least_chars = 3;        ///< n-grams of so many characters, UTF-8 sequences, ...
+  int most_chars = 5;         ///< ... to so many; 0: none
   int least_words = 1;        ///< n-grams of so many words ...
-  int most_words = 2;         ///< ... to so many; 0: none
+  int most_words = 1;         ///< ... to so many; 0: none
   bool lower_case = true;     ///< A to Z read as a to z; letters beyond ASCII are as they are
   bool fold_digits = true;    ///< every digit reads as 0: numbers differ, and what is done with them is alike
   friend bool operator==(hashed_ngrams_options const&, hashed_ngrams_options const&) = default;

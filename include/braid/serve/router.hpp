@@ -17,7 +17,7 @@ BRAID_STRICT_FP_BEGIN
 BRAID_NAMESPACE_BEGIN
 
 struct router_options {
-  double l2 = 1e-4;                 ///< weight of half the squared weights beside the mean cross entropy; above 0
+  double l2 = 3e-5;                 ///< weight of half the squared weights beside the mean cross entropy; above 0
   int parts = 5;                    ///< of the queries, each held out once for the calibration; 0: none, temperature 1
   double threshold = 0.5;           ///< a query whose best expert is less probable is unsure; 0: none is
   std::string default_expert = {};  ///< who answers then; the first by name if empty
