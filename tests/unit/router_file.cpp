@@ -100,6 +100,15 @@ TEST_CASE("a router comes back from its file as it was", "[router]") {
   CHECK_THROWS_AS(braid::router<>::load(dir.path() / "nowhere"), braid::io_error);
 }
 
+TEST_CASE("training gives the stored weights, whatever compiler, threads or machine", "[router]") {
+  temp_dir const dir;
+  parts const p = good_parts(dir.path() / "r");
+  // A promise, as all results are: a change needs a reason.
+  CHECK(XXH3_64bits(p.weight.data(), p.weight.size() * sizeof(float)) == 0xF5E0E04E676D3058u);
+  CHECK(XXH3_64bits(p.scale.data(), p.scale.size() * sizeof(float)) == 0x68FF0A7F4AEF53D5u);
+  CHECK(braid::router<>::load(dir.path() / "r").temperature() == Catch::Approx(0.8359072581).epsilon(1e-9));
+}
+
 TEST_CASE("a damaged router's file is refused, with a code", "[router]") {
   temp_dir const dir;
   auto const at = dir.path() / "r";

@@ -24,7 +24,7 @@ struct router_options {
   std::uint64_t seed = 0;           ///< of the parts
   bool inverse_frequency = true;    ///< rare features weigh more: a query's subject more than its phrasing
   int most_iterations = 300;        ///< of L-BFGS
-  double tolerance = 1e-6;          ///< it ends where no element of the gradient is above
+  double tolerance = 1e-5;          ///< it ends where no element of the gradient is above
 };
 
 /// Where a query goes.

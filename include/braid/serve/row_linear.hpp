@@ -116,7 +116,7 @@ class row_linear {
     index_t channels = 0;
     for (auto const& a : some) { channels = std::max(channels, source_.channels(a.expert)); }
     std::size_t const row_bytes = static_cast<std::size_t>(cols()) * size_of(source_.type());
-    auto const block = static_cast<index_t>(std::clamp<std::size_t>((std::size_t{1} << 18) / (row_bytes + 1), 4, 64)) / 4 * 4;
+    auto const block = static_cast<index_t>(std::clamp<std::size_t>((std::size_t{1} << 18) / (row_bytes + 1), 8, 64)) / 8 * 8;
     index_t const blocks = (channels + block - 1) / block;
     auto const one = [&](index_t i) { run_block(some, i * block, std::min((i + 1) * block, channels), x, y); };
     // Below some ten microseconds of work, threads cost more than they bring.

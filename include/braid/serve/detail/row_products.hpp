@@ -106,6 +106,9 @@ void row_products(std::byte const* const* row, int rows, float const* const* x, 
   };
   auto const all_rows = [&]<int B>(std::integral_constant<int, B> count, int b) {
     int r = 0;
+    if constexpr (B == 1) {  // as many streams from memory as registers allow
+      for (; r + 8 <= rows; r += 8) { run(std::integral_constant<int, 8>{}, count, r, b); }
+    }
     for (; r + 4 <= rows; r += 4) { run(std::integral_constant<int, 4>{}, count, r, b); }
     for (; r < rows; ++r) { run(std::integral_constant<int, 1>{}, count, r, b); }
   };
