@@ -83,11 +83,40 @@ struct diff_arguments {
   std::string b;
 };
 
+struct route_train_arguments {
+  std::vector<std::string> queries;  ///< NAME=PATH or PATH
+  std::string out;
+  std::int64_t dimension = 65536;
+  std::string chars = "3-5";
+  std::string words = "1";
+  bool keep_case = false;
+  bool keep_digits = false;
+  bool no_inverse_frequency = false;
+  double l2 = 3e-5;
+  int parts = 5;
+  double threshold = 0.5;
+  std::string default_expert;
+  std::uint64_t seed = 0;
+  bool overwrite = false;
+  int threads = 0;
+};
+
+struct route_arguments {
+  std::string router;
+  std::vector<std::string> queries;  ///< NAME=PATH or PATH; predict: standard input where there are none
+  std::optional<double> threshold;   ///< else the router's own
+  std::optional<std::string> default_expert;
+  bool json = false;
+};
+
 /// Each command prints its result to standard output and returns the program's exit status. Errors are exceptions.
 int channel_merge(merge_arguments const& args);
 int run_recipe(run_arguments const& args);
 int extract(extract_arguments const& args);
 int inspect(inspect_arguments const& args);
 int diff(diff_arguments const& args);
+int route_train(route_train_arguments const& args);
+int route_eval(route_arguments const& args);
+int route_predict(route_arguments const& args);
 
 }  // namespace program

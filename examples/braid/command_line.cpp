@@ -1,6 +1,7 @@
 #include "command_line.hpp"
 
 #include "arguments.hpp"
+#include "route_options.hpp"
 
 #include <braid/core/error.hpp>
 #include <braid/version.hpp>
@@ -248,6 +249,7 @@ int run_command_line(int argc, char** argv, int& failed) {
   add_extract(app, extraction);
   add_inspect(app, inspection);
   add_diff(app, comparison);
+  route_options route(app);
   try {
     app.parse(argc, argv);
   } catch (CLI::CallForHelp const&) {
@@ -260,14 +262,15 @@ int run_command_line(int argc, char** argv, int& failed) {
     auto const given = app.get_subcommands();
     if (given.empty()) {
       std::string const word = argc > 1 ? "'" + std::string(argv[1]) + "' is no command" : "which command?";
-      throw braid::argument_error(word + "; choose channel-merge, run, extract, inspect or diff, or see braid --help");
+      throw braid::argument_error(word + "; choose channel-merge, run, extract, inspect, diff or route, or see braid --help");
     }
-    throw braid::argument_error(std::string(e.what()) + "; see braid " + given.front()->get_name() + " --help");
+    throw braid::argument_error(std::string(e.what()) + "; see braid " + route.name(given.front()->get_name()) + " --help");
   }
   if (app.got_subcommand("channel-merge")) { return channel_merge(merge); }
   if (app.got_subcommand("run")) { return run_recipe(running); }
   if (app.got_subcommand("extract")) { return extract(extraction); }
   if (app.got_subcommand("inspect")) { return inspect(inspection); }
+  if (route.chosen()) { return route.run(); }
   failed = usage_error;
   return diff(comparison);
 }

@@ -90,6 +90,10 @@ class grouped_tensor {
   /// Scales of the residuals' columns, [cols]; empty: all one.
   [[nodiscard]] std::span<bfloat16 const> column_scales() const noexcept { return column_; }
 
+  /// The packed residuals and their scales, channel by channel, expert by expert; how long each is, its code says.
+  [[nodiscard]] std::span<std::byte const> planes() const noexcept { return planes_; }
+  [[nodiscard]] std::span<bfloat16 const> scales() const noexcept { return scales_; }
+
   /// Bytes of pool, index, residuals and their columns' scales; the codes where they differ.
   [[nodiscard]] std::size_t stored_bytes() const noexcept {
     bool const uniform = std::adjacent_find(code_.begin(), code_.end(), std::not_equal_to<>()) == code_.end();
