@@ -36,7 +36,12 @@ struct dare {
 
     BRAID_HD constexpr float operator()(float x, index_t row, index_t col) const noexcept {
       auto const element = static_cast<std::uint64_t>(row * cols + col);
-      return philox_word(seed, stream, element) < threshold ? x * scale : 0.0f;
+      return with_word(x, philox_word(seed, stream, element), row, col);
+    }
+
+    /// The same for a caller that has the element's Philox word already.
+    BRAID_HD constexpr float with_word(float x, std::uint32_t word, index_t, index_t) const noexcept {
+      return word < threshold ? x * scale : 0.0f;
     }
 
     /// The same for consecutive columns, in groups of elements that share their Philox blocks.
