@@ -21,6 +21,7 @@ build=${BUILD:-build/gpu}
 mkdir -p "$build"
 include=(-Iinclude -Itests)
 link=(-ltbb)
+catch=${CATCH--lCatch2}  # empty where the header brings everything
 if [ -n "${DEPENDENCIES-}" ]; then
   include+=("-isystem" "$DEPENDENCIES/include")
   link=("-L$DEPENDENCIES/lib" "-Xlinker" "-rpath=$(realpath "$DEPENDENCIES/lib")" -ltbb)
@@ -60,7 +61,7 @@ if [[ $parts == *bench* ]]; then
 fi
 wait_for_all
 if [[ $parts == *test* || $parts == *sanitize* ]]; then
-  "$nvcc" -arch=sm_90 "${objects[@]}" "$build/executor.o" "${link[@]}" -o "$build/gpu_tests" || exit 1
+  "$nvcc" -arch=sm_90 "${objects[@]}" "$build/executor.o" "${link[@]}" $catch -o "$build/gpu_tests" || exit 1
 fi
 status=0
 if [[ $parts == *test* ]]; then "$build/gpu_tests" || status=1; fi

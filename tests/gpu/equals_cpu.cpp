@@ -78,6 +78,30 @@ TEST_CASE("the device's bytes are the CPU's, for every method, type and shape", 
   }
 }
 
+TEST_CASE("every kernel once, small enough for compute-sanitizer", "[sanitized]") {
+  random_source random(400);
+  for (pipeline const method : all_pipelines) {
+    for (dtype const type : usual_types) {
+      recipe r = random_recipe(random, method, 4);
+      r.groups = 2;
+      check_same(r, random_family(random, type, 2, 64 * random.between(1, 20), 4));
+    }
+  }
+  recipe r = random_recipe(random, pipeline::dare_sum, 4);
+  r.groups = 2;
+  check_same(r, random_family(random, dtype::bf16, 2, 14336, 4));  // clusters
+  check_same(r, random_family(random, dtype::bf16, 3, 777, 7));    // many experts
+  r.similarity = metric::balanced;
+  family f = random_family(random, dtype::f32, 5, 333, 4);
+  for (index_t row : {1, 3}) { f.experts[2].weight.copy_row(row, f.experts[0].weight); }
+  f.experts[3].weight.copy_row(1, f.experts[1].weight);
+  check_same(r, f);  // equal rows; rows that aren't aligned; fewer groups
+  r.cluster = clustering::kmeans;
+  check_same(r, f);
+  f.experts[1].weight.set(2, 100, NAN);
+  CHECK(message_of(r, f, merge_on_device) == message_of(r, f, merge_on_cpu));
+}
+
 TEST_CASE("the device's bytes are the CPU's, in many more rounds") {
   random_source random(402);
   for (pipeline const method : all_pipelines) {

@@ -10,9 +10,9 @@
 
 #include <cuda_runtime.h>
 
-/// A kernel belongs to the program or shared library that compiled it: two of them may hold the same instance, for
+/// A kernel belongs to the file that compiled it: two shared libraries of one program may hold the same instance, for
 /// different architectures.
-#define BRAID_KERNEL __attribute__((visibility("hidden"))) __global__
+#define BRAID_KERNEL static __global__
 
 BRAID_NAMESPACE_BEGIN
 namespace detail::ptx {
