@@ -41,7 +41,9 @@ struct dare {
 
     /// The same for a caller that has the element's Philox word already.
     BRAID_HD constexpr float with_word(float x, std::uint32_t word, index_t, index_t) const noexcept {
-      return word < threshold ? x * scale : 0.0f;
+      float const kept = x * scale;
+      bool const keeps = (word < static_cast<std::uint32_t>(threshold)) | ((threshold >> 32) != 0);
+      return keeps ? kept : 0.0f;
     }
 
     /// The same for consecutive columns, in groups of elements that share their Philox blocks.

@@ -26,7 +26,7 @@ __device__ void lane_products(row_tile<T> const& tile, int s, int lane, int cons
   raw const* from[rows];
 #pragma unroll
   for (int i = 0; i < rows; ++i) { from[i] = reinterpret_cast<raw const*>(tile.segment(row[i], s)) + lane; }
-#pragma unroll 4
+#pragma unroll 16
   for (int k = 0; k < steps; ++k) {
     int const at = k * sum_order::lanes;
     float const p = codec::widen_one(base[at]);
@@ -58,25 +58,59 @@ __device__ void lane_products(row_tile<T> const& tile, int s, int lane, int cons
   }
 }
 
-/// The fixed tree over the 16 lanes of half a warp; lane 0 has the sum.
-__device__ inline float fold_lanes(float x) noexcept {
+/// One level: of `Count` sums half are left.
+template <int Count>
+__device__ void fold_level(float const (&sum)[Count], int lane, int width, float (&left)[(Count + 1) / 2]) noexcept {
+  bool const upper = (lane & width) != 0;
 #pragma unroll
-  for (int width = sum_order::lanes / 2; width > 0; width /= 2) { x = x + __shfl_down_sync(0xFFFFFFFFu, x, static_cast<unsigned>(width), sum_order::lanes); }
-  return x;
+  for (int k = 0; k < (Count + 1) / 2; ++k) {
+    float const even = sum[2 * k];
+    float const odd = 2 * k + 1 < Count ? sum[2 * k + 1 < Count ? 2 * k + 1 : 0] : 0.0f;
+    float const kept = upper ? odd : even;
+    float const sent = upper ? even : odd;
+    left[k] = kept + __shfl_xor_sync(0xFFFFFFFFu, sent, width);
+  }
 }
 
-/// Where the dot products of segments go: to every block of the cluster.
-struct segment_sums {
-  float* at;  // [pairs, segments], in this block
-  int segments;
-  int cluster;
+/// Which of up to 16 sums a lane has after `fold_sums`.
+__device__ inline int folded_number(int lane) noexcept {
+  return static_cast<int>(__brev(static_cast<unsigned>(lane)) >> 28);
+}
 
-  __device__ void put(int pair, int segment, float x) const noexcept {
-    float* const here = at + pair * segments + segment;
-    if (cluster == 1) {
-      *here = x;
-    } else {
-      for (int r = 0; r < cluster; ++r) { ptx::store_in_cluster(here, static_cast<std::uint32_t>(r), x); }
+/// The fixed tree over the 16 lanes of half a warp, l with l + 8 first, of up to 16 sums at once: at each level a lane keeps
+/// half of the sums and sends the other half. @return the whole sum whose number is `folded_number(lane)`
+template <int Count>
+__device__ float fold_sums(float const (&sum)[Count], int lane) noexcept {
+  static_assert(Count <= sum_order::lanes);
+  constexpr int second = (Count + 1) / 2;
+  constexpr int third = (second + 1) / 2;
+  constexpr int fourth = (third + 1) / 2;
+  float of_8[second];
+  float of_4[third];
+  float of_2[fourth];
+  float of_1[1];
+  fold_level<Count>(sum, lane, 8, of_8);
+  fold_level<second>(of_8, lane, 4, of_4);
+  fold_level<third>(of_4, lane, 2, of_2);
+  fold_level<fourth>(of_2, lane, 1, of_1);
+  return of_1[0];
+}
+
+/// Where the dot products of segments go: [pairs, segments], in every block of the cluster.
+struct segment_sums {
+  float* at;
+  int segments;
+
+  __device__ void put(int pair, int segment, float x) const noexcept { at[pair * segments + segment] = x; }
+
+  /// Gives the sums of segments first .. first + own to the other blocks. Behind a barrier of the block, before one of the
+  /// cluster.
+  __device__ void share(int pairs, int first, int own, int cluster, std::uint32_t rank) const noexcept {
+    for (int i = static_cast<int>(threadIdx.x); i < pairs * own; i += static_cast<int>(blockDim.x)) {
+      int const pair = i / own;
+      float* const here = at + pair * segments + first + (i - pair * own);
+      float const x = *here;
+      for (int r = 1; r < cluster; ++r) { ptx::store_in_cluster(here, (rank + static_cast<std::uint32_t>(r)) % static_cast<std::uint32_t>(cluster), x); }
     }
   }
 };
@@ -100,11 +134,9 @@ __device__ void few_products(row_tile<T> const& tile, gram_terms const& terms, s
       lane_products<T, N, true, false>(tile, s, lane, row, terms, sum);
     }
   }
-#pragma unroll
-  for (int k = 0; k < pairs; ++k) {
-    float const total = fold_lanes(sum[k]);
-    if (lane == 0 && s < tile.own) { sums.put(k, tile.first_segment + s, total); }
-  }
+  float const total = fold_sums<pairs>(sum, lane);
+  int const pair = folded_number(lane);
+  if (pair < pairs && s < tile.own) { sums.put(pair, tile.first_segment + s, total); }
 }
 
 /// All pairs of more experts: blocks of 4 x 4 pairs.
@@ -124,13 +156,10 @@ __device__ void many_products(row_tile<T> const& tile, int experts, gram_terms c
         row[4 + i] = 1 + (j0 + i < experts ? j0 + i : experts - 1);
       }
       if (s < tile.own) { lane_products<T, 4, false, true>(tile, s, lane, row, terms, sum); }
-#pragma unroll
-      for (int k = 0; k < 16; ++k) {
-        int const i = i0 + k / 4;
-        int const j = j0 + k % 4;
-        float const total = fold_lanes(sum[k]);
-        if (lane == 0 && s < tile.own && i < experts && j <= i) { sums.put(tile_pair(i, j), tile.first_segment + s, total); }
-      }
+      float const total = fold_sums<16>(sum, lane);
+      int const i = i0 + folded_number(lane) / 4;
+      int const j = j0 + folded_number(lane) % 4;
+      if (s < tile.own && i < experts && j <= i) { sums.put(tile_pair(i, j), tile.first_segment + s, total); }
     }
   }
 }

@@ -24,51 +24,49 @@ struct row_tile {
   int own;
 
   static constexpr int segment_words = sum_order::segment * static_cast<int>(sizeof(T)) / 4;
-  static constexpr int segment_pieces = segment_words / 4;  // of 16 bytes
-  static constexpr int piece = 16 / static_cast<int>(sizeof(T));
 
   __device__ std::byte* segment(int model, int s) const noexcept {
     return shared + static_cast<std::uint32_t>(model) * plan.model_bytes + static_cast<std::uint32_t>(s) * plan.segment_bytes;
   }
   __device__ index_t column(int s) const noexcept { return static_cast<index_t>(first_segment + s) * sum_order::segment; }
 
-  /// Starts copying a row in; elements beyond its end become zero.
-  __device__ void load(int model, std::byte const* row) const noexcept {
-    auto const* const from = reinterpret_cast<T const*>(row);
-    bool const aligned = (reinterpret_cast<std::uintptr_t>(row) & 15u) == 0;
-    for (int i = static_cast<int>(threadIdx.x); i < own * segment_pieces; i += static_cast<int>(blockDim.x)) {
-      int const s = i / segment_pieces;
-      int const q = i % segment_pieces;
-      std::byte* const to = segment(model, s) + q * 16;
-      index_t const c = column(s) + q * piece;
-      if (aligned && c + piece <= cols) {
-        ptx::copy_16(to, from + c);
-        continue;
-      }
-      auto* const slot = reinterpret_cast<T*>(to);
-#pragma unroll
-      for (int k = 0; k < piece; ++k) { slot[k] = c + k < cols ? from[c + k] : T{}; }
+  /// Columns of a segment that the row has.
+  __device__ int width(int s) const noexcept {
+    index_t const left = cols - column(s);
+    return static_cast<int>(left < sum_order::segment ? left : sum_order::segment);
+  }
+
+  /// Starts copying one segment of a row in, for one thread; the row begins and ends on 16 bytes.
+  __device__ void copy_in(int model, int s, std::byte const* row, std::uint64_t* barrier) const noexcept {
+    ptx::copy_in(segment(model, s), row + column(s) * static_cast<index_t>(sizeof(T)), static_cast<std::uint32_t>(width(s)) * sizeof(T), barrier);
+  }
+  __device__ void copy_out(int model, int s, std::byte* row) const noexcept {
+    ptx::copy_out(row + column(s) * static_cast<index_t>(sizeof(T)), segment(model, s), static_cast<std::uint32_t>(width(s)) * sizeof(T));
+  }
+
+  /// Zeros behind the row's end.
+  __device__ void clear_end(int model) const noexcept {
+    int const s = own - 1;
+    for (int c = width(s) + static_cast<int>(threadIdx.x); c < sum_order::segment; c += static_cast<int>(blockDim.x)) {
+      reinterpret_cast<T*>(segment(model, s))[c] = T{};
     }
   }
 
-  /// Writes a row of the tile to global memory.
+  /// The same for rows that lie anywhere, by all threads.
+  __device__ void load(int model, std::byte const* row) const noexcept {
+    auto const* const from = reinterpret_cast<T const*>(row);
+    for (int i = static_cast<int>(threadIdx.x); i < own * sum_order::segment; i += static_cast<int>(blockDim.x)) {
+      int const s = i / sum_order::segment;
+      int const c = i % sum_order::segment;
+      reinterpret_cast<T*>(segment(model, s))[c] = c < width(s) ? from[column(s) + c] : T{};
+    }
+  }
   __device__ void store(int model, std::byte* row) const noexcept {
     auto* const to = reinterpret_cast<T*>(row);
-    bool const aligned = (reinterpret_cast<std::uintptr_t>(row) & 15u) == 0;
-    for (int i = static_cast<int>(threadIdx.x); i < own * segment_pieces; i += static_cast<int>(blockDim.x)) {
-      int const s = i / segment_pieces;
-      int const q = i % segment_pieces;
-      std::byte const* const from = segment(model, s) + q * 16;
-      index_t const c = column(s) + q * piece;
-      if (aligned && c + piece <= cols) {
-        *reinterpret_cast<uint4*>(to + c) = *reinterpret_cast<uint4 const*>(from);
-        continue;
-      }
-      auto const* const slot = reinterpret_cast<T const*>(from);
-#pragma unroll
-      for (int k = 0; k < piece; ++k) {
-        if (c + k < cols) { to[c + k] = slot[k]; }
-      }
+    for (int i = static_cast<int>(threadIdx.x); i < own * sum_order::segment; i += static_cast<int>(blockDim.x)) {
+      int const s = i / sum_order::segment;
+      int const c = i % sum_order::segment;
+      if (c < width(s)) { to[column(s) + c] = reinterpret_cast<T const*>(segment(model, s))[c]; }
     }
   }
 

@@ -191,10 +191,9 @@ __device__ inline void tile_search(int groups, double const* score, tile_state& 
   __syncthreads();
 }
 
-/// This thread's row's part of `merged_block::similarity`: the cosine to its group's sum, in fixed point, for all experts
+/// Row i's part of `merged_block::similarity`: the cosine to its group's sum, in fixed point, for all experts
 /// that have the row.
-__device__ inline long long tile_similarity(tile_state const& state, double const* gram) {
-  int const i = static_cast<int>(threadIdx.x);
+__device__ inline long long tile_similarity(tile_state const& state, double const* gram, int i) {
   int const n = state.distinct;
   if (i >= n) { return 0; }
   return cluster::detail::row_agreement({n, 0, gram, state.weight, 0, 0}, state.label, i);

@@ -35,7 +35,7 @@ struct tile_plan {
 constexpr tile_plan plan_tile(index_t cols, int experts, std::size_t element, std::size_t block_limit,
                               std::size_t processor_limit, int most_cluster = 8) noexcept {
   constexpr index_t most_own = 16;              // segments of a block: 256 threads
-  constexpr std::size_t block_overhead = 2048;  // what the device keeps for itself, and the state beside the rows
+  constexpr std::size_t block_overhead = 2304;  // what the device keeps for itself, and the state beside the rows
   if (cols < 1 || cols > most_own * 8 * sum_order::segment || experts > most_tile_experts) { return {}; }
   tile_plan best{};
   auto const n = static_cast<std::uint32_t>(experts);

@@ -22,9 +22,11 @@ struct tile_state {
   bool clustered;           // whether there was anything to choose
   std::uint32_t members[most];   // of each group: a bit for each expert
   std::uint32_t rows[most];      // and for each distinct row
-  double best_score[32];    // of each warp
-  std::uint64_t best_label[32];
-  std::uint32_t differs[8][pairs];  // by block of the cluster and pair
+  double best_score[8];     // of each warp
+  std::uint64_t best_label[8];
+  std::uint64_t copies;     // the barrier of the rows' arrival
+  bool unusual;             // equal rows, or numbers that aren't finite, may be there
+  std::uint8_t differs[8][pairs];  // by block of the cluster and pair
 };
 
 struct row_pair {
@@ -69,9 +71,9 @@ __device__ void find_distinct_rows(row_tile<T> const& tile, int experts, bool by
     for (int j = 0; j < i; ++j) {
       bool const differ = !may_be_equal(i, j) || __syncthreads_or(tile.differ(1 + i, 1 + j)) != 0;
       if (thread != 0) { continue; }
-      std::uint32_t* const here = &state.differs[rank][tile_pair(i, j)];
+      std::uint8_t* const here = &state.differs[rank][tile_pair(i, j)];
       if (cluster == 1) {
-        *here = differ ? 1u : 0u;
+        *here = differ ? 1 : 0;
       } else {
         for (std::uint32_t r = 0; r < cluster; ++r) { ptx::store_in_cluster(here, r, differ ? 1u : 0u); }
       }
@@ -86,7 +88,7 @@ __device__ void find_distinct_rows(row_tile<T> const& tile, int experts, bool by
     for (int e = 0; e < experts; ++e) {
       int d = 0;
       for (; d < count; ++d) {
-        std::uint32_t differ = 0;
+        unsigned differ = 0;
         for (std::uint32_t r = 0; r < cluster; ++r) { differ |= state.differs[r][tile_pair(e, state.first[d])]; }
         if (differ == 0) { break; }
       }
