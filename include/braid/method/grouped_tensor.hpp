@@ -29,8 +29,10 @@ struct expert_view {
 /// A merged tensor in memory: a pool of rows and an index. The pool holds group 0 of every channel, channel by channel,
 /// then the further groups' rows, channel by channel. The index [experts, channels] says which group an expert is in.
 /// With residuals, an expert's row is round(row of the pool + column scales * decoded residual), see `apply_residual`.
-template <storage_element T>
+template <storage_element T, memory_space Space = memory_space::host>
 class grouped_tensor {
+  static_assert(Space == memory_space::host, "braid: for tensors of a device include <braid/cuda.cuh> in a .cu file");
+
  public:
   grouped_tensor() = default;
 

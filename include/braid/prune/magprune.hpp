@@ -51,11 +51,16 @@ struct magprune {
     }
 
     BRAID_HD constexpr float operator()(float x, index_t row, index_t col) const noexcept {
+      auto const element = static_cast<std::uint64_t>(row * ranks.cols + col);
+      return with_word(x, philox_word(seed, stream, element), row, col);
+    }
+
+    /// The same for a caller that has the element's Philox word already.
+    BRAID_HD constexpr float with_word(float x, std::uint32_t word, index_t, index_t col) const noexcept {
       float const p = probability(ranks.rank[col]);
       // p has 24 bits, so p * 2^32 is exact in float and the conversion truncates nothing but its fraction.
       auto const threshold = static_cast<std::uint64_t>(p * 4294967296.0f);
-      auto const element = static_cast<std::uint64_t>(row * ranks.cols + col);
-      return philox_word(seed, stream, element) < threshold ? (rescale ? x / p : x) : 0.0f;
+      return word < threshold ? (rescale ? x / p : x) : 0.0f;
     }
   };
 

@@ -18,7 +18,7 @@ struct group_sums {
 };
 
 /// Weighted sum of row i's Gram entries with the members of group g.
-inline double cross(cluster_problem const& p, int const* label, int i, int g) noexcept {
+BRAID_HD inline double cross(cluster_problem const& p, int const* label, int i, int g) noexcept {
   double sum = 0.0;
   for (int j = 0; j < p.count; ++j) {
     if (label[j] == g) { sum += p.weight[j] * p.gram[i * p.count + j]; }

@@ -99,8 +99,8 @@ class yaml_reader {
   };
 
   /// Not YAML::LoadAll, which makes documents without end of a text such as ",a".
-  void check_documents(std::string const& text) const {
-    std::istringstream in(text);
+  void check_documents(std::string const& source) const {
+    std::istringstream in(source);
     YAML::Parser parser(in);
     document_starts seen;
     while (seen.starts.size() < 2 && parser.HandleNextDocument(seen)) {}
