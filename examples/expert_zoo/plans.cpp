@@ -2,7 +2,7 @@
 /// where it is random, as many seeds as braid's own points; single-model methods, which braid's points do without, get
 /// the best of a sweep.
 
-#include "measure.hpp"
+#include "single_models.hpp"
 
 namespace zoo {
 
@@ -33,35 +33,6 @@ void add_references(std::vector<plan>& all) {
   p.name = p.label = "base alone";
   p.measure = [](bench& b, std::uint64_t, float) { return b.base(); };
   all.push_back(p);
-}
-
-/// Everybody's weights become one model's. Pruning and consensus are braid's.
-void add_single_models(std::vector<plan>& all) {
-  struct method {
-    char const* name;
-    pruning prune;
-    bool elect_signs;
-    bool random;
-  };
-  static constexpr method methods[] = {{"task arithmetic", pruning::none, false, false},
-                                       {"TIES", pruning::magnitude, true, false},
-                                       {"DARE", pruning::dare, false, true},
-                                       {"DARE + TIES", pruning::dare, true, true},
-                                       {"DELLA, mean", pruning::magprune, false, true},
-                                       {"DELLA", pruning::magprune, true, true}};
-  for (method const& m : methods) {
-    plan p = merging("one model", m.name, m.name, origin::rival, [m](std::uint64_t seed, float lambda) {
-      recipe r;
-      r.prune = m.prune;
-      r.elect_signs = m.elect_signs;
-      r.lambda = lambda;
-      r.seed = seed;
-      return r;
-    });
-    p.random = m.random;
-    p.lambdas = sweep;
-    all.push_back(p);
-  }
 }
 
 recipe channel_merging(int experts, int groups, bool ties, any similarity, std::uint64_t seed) {
@@ -274,7 +245,7 @@ std::vector<plan> frontier_plans(zoo_tensors const& zoo, std::shared_ptr<moments
   int const experts = static_cast<int>(zoo.experts());
   std::vector<plan> all;
   add_references(all);
-  add_single_models(all);
+  for (plan& p : single_model_plans(sweep)) { all.push_back(std::move(p)); }
   add_channel_merging(all, experts, false);
   add_channel_merging(all, experts, true);
   add_residuals(all, experts);
