@@ -163,6 +163,20 @@ void budget_points(std::vector<plan>& all, zoo_tensors const& zoo,
   }
 }
 
+/// braid's codes for what BitDelta codes, each expert's delta from the base: what is left of braid's advantage is then
+/// due to the shared row. A merge with lambda = 0 leaves the base, and without sweeps it stays that.
+void add_coded_deltas(std::vector<plan>& all) {
+  for (auto const& code : residual_codes(false, 0)) {
+    std::string const name = "base + " + std::string(code.name);
+    all.push_back(merging("base and coded deltas", name, name, origin::control, [code](std::uint64_t, float) {
+      recipe r;
+      r.residual = code;
+      r.lambda = 0.0f;
+      return r;
+    }));
+  }
+}
+
 void add_bitdelta(std::vector<plan>& all) {
   for (bitdelta const& code : bitdeltas) {
     plan p{"BitDelta, untrained", bitdelta_name(code), code.passes == 2 ? "BitDelta twice" : "BitDelta", origin::rival, false, {1.0f}, {}};
