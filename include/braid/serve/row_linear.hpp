@@ -176,7 +176,6 @@ class row_linear {
     std::vector<float> totals;
     std::vector<std::byte> decoded;  // rows
     std::vector<std::byte> narrow;   // one of them before it is widened
-    std::vector<float> residual;
   };
 
   /// Rows that the same vectors ask for.
@@ -191,10 +190,9 @@ class row_linear {
       if (from.code == residual_code::none && !small) { continue; }
       s.decoded.resize(run_length * width * element);
       std::byte* const to = s.decoded.data() + t * width * element;
-      s.residual.resize(width);
       s.narrow.resize(small ? width : 0);
       apply_residual(source_.type(), from.shared, from.code, from.plane, from.scale, source_.column_scales(), cols(),
-                     small ? s.narrow.data() : to, s.residual.data());
+                     small ? s.narrow.data() : to);
       if (small) { detail::convert(source_.type(), s.narrow.data(), dtype::f32, to, cols()); }
       row[t] = to;
     }
