@@ -61,6 +61,22 @@ works "a recipe of channel_merge" "${run[@]}" "$tmp/channels.yml" "$tmp/channels
 works "the command" "${merge[@]}" "${experts[@]}" --groups 2 --prune magnitude --consensus ties --similarity balanced --out "$tmp/command"
 same "they are the same" "$tmp/channels/model.safetensors" "$tmp/command/model.safetensors"
 
+# ---- adapters ----
+golden=$2/tests/golden/data
+cat >"$tmp/adapters.yml" <<'END'
+merge_method: channel_merge
+base_model: models/base
+models: [{model: models/base+models/lora}, {model: models/base+models/lora-rs, name: other}]
+parameters: {groups: 2}
+END
+works "experts with adapters" "${run[@]}" "$tmp/adapters.yml" "$tmp/adapted" --model-root "$golden"
+for pair in lora=lora other=lora-rs; do
+  printf 'merge_method: passthrough\nmodels: [{model: models/base+models/%s}]\n' "${pair#*=}" >"$tmp/one.yml"
+  works "one of them" "${run[@]}" "$tmp/one.yml" "$tmp/one" --model-root "$golden" --overwrite
+  works "comes back" "$braid" extract "$tmp/adapted" --expert "${pair%=*}" --out "$tmp/one-again" --overwrite
+  lossless "as it was" "$tmp/one-again" "$tmp/one"
+done
+
 # ---- what is refused ----
 printf 'merge_method: passthrough\nmodels: [{model: nobody}]\n' >"$tmp/bad.yml"
 refused "there is no model nobody" "${run[@]}" "$tmp/bad.yml" "$out" "${roots[@]}"

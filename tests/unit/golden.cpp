@@ -215,7 +215,9 @@ TEST_CASE("recipes with sums over tensors agree with mergekit to 1e-6 of the lar
       if (is_unstable(e, ours.name)) { continue; }
       INFO(name << ", " << ours.name);
       numbers const expected = read_numbers(*o.theirs->c, theirs);
-      if (o.plan.recipe.merge_method == "linear" && e.contains("bits")) {
+      auto const inputs = o.planned(ours.name).inputs();
+      bool const adapted = std::any_of(inputs.begin(), inputs.end(), [](auto const& s) { return s.lora != nullptr; });
+      if (o.plan.recipe.merge_method == "linear" && e.contains("bits") && !adapted) {
         CHECK(count_different(o.result(ours), expected) == 0);  // products are added unrounded in both
       }
       CHECK(distance(o.result(ours), expected) <= 1e-6 * static_cast<double>(o.largest(ours.name, expected)));
