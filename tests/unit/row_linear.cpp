@@ -1,13 +1,16 @@
 #include "support/catch.hpp"
+#include "support/models_on_disk.hpp"
 #include "support/random_models.hpp"
 #include "support/simd_scope.hpp"
+#include "support/temp_dir.hpp"
 #include "support/threads.hpp"
 
 #include <braid/cluster/exact.hpp>
 #include <braid/consensus/mean.hpp>
+#include <braid/engine/run.hpp>
+#include <braid/io/grouped_checkpoint.hpp>
 #include <braid/method/channel_merge.hpp>
 #include <braid/prune/none.hpp>
-#include <braid/residual/palette.hpp>
 #include <braid/residual/any.hpp>
 #include <braid/serve/row_linear.hpp>
 #include <braid/similarity/cosine.hpp>
@@ -56,6 +59,9 @@ struct random_pool {
 };
 
 constexpr dtype types[] = {dtype::f32, dtype::bf16, dtype::f16, dtype::f8_e4m3, dtype::f8_e5m2};
+
+using merge = braid::channel_merge<braid::cpu, braid::prune::none, braid::similarity::cosine, braid::cluster::exact,
+                                   braid::consensus::mean, braid::residual::any>;
 
 bool same_bits(float a, float b) { return std::memcmp(&a, &b, sizeof a) == 0; }
 
@@ -124,8 +130,6 @@ TEST_CASE("long batches have the bits of their vectors one by one", "[serve]") {
 }
 
 TEST_CASE("residuals are decoded to the rows that extract gives", "[serve]") {
-  using merge = braid::channel_merge<braid::cpu, braid::prune::none, braid::similarity::cosine, braid::cluster::exact,
-                                     braid::consensus::mean, braid::residual::any>;
   random_source random(3);
   allow_many_threads();
   braid::cpu const be(2);
@@ -152,6 +156,60 @@ TEST_CASE("residuals are decoded to the rows that extract gives", "[serve]") {
             return static_cast<float>(rebuilt[static_cast<std::size_t>(c * cols + k)]) * x[b * static_cast<std::size_t>(cols) + static_cast<std::size_t>(k)];
           });
           REQUIRE(same_bits(y[b * 37 + static_cast<std::size_t>(c)], expected));
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("products from a checkpoint are those of the experts that it gives back", "[serve]") {
+  random_source random(6);
+  allow_many_threads();
+  braid::cpu const be(2);
+  std::vector<braid::residual::any> const codes{braid::residual::none{}, braid::residual::sign_bits<2>{}, braid::residual::ternary{}};
+  for (int round = 0; round < 6; ++round) {
+    temp_dir const dir;
+    auto const family = random_disk_family(random, random.between(2, 4), {dtype::bf16, dtype::f32, dtype::f16});
+    family.write(dir.path());
+    std::vector<braid::checkpoint> experts;
+    for (auto const& n : family.names) { experts.emplace_back(dir.path() / n, n); }
+    auto code = codes[static_cast<std::size_t>(round) % codes.size()];
+    code.rank_one = round >= 3;
+    braid::run(merge{{.residual = code, .groups = random.between(1, 2)}}, braid::checkpoint(dir.path() / "base"), experts, dir.path() / "out");
+    std::vector<std::pair<std::string, braid::pool_rows>> sources;
+    std::vector<std::vector<std::vector<std::byte>>> rebuilt;
+    {
+      braid::grouped_checkpoint const g(dir.path() / "out");
+      for (auto const& t : g.tensors()) {
+        if (t.shape.size() < 2) { continue; }
+        sources.emplace_back(t.name, braid::pool_rows(g, t.name));
+        auto& own = rebuilt.emplace_back();
+        for (std::size_t e = 0; e < experts.size(); ++e) {
+          own.emplace_back(static_cast<std::size_t>(t.channels * t.row_elements) * braid::size_of(t.type));
+          g.read(t.name, e, own.back());
+        }
+      }
+      CHECK_THROWS_AS(braid::pool_rows(g, "no.such.tensor"), braid::argument_error);
+    }
+    REQUIRE(sources.size() == 5);
+    for (std::size_t i = 0; i < sources.size(); ++i) {  // the checkpoint is closed, its mapping isn't
+      braid::row_linear const linear(sources[i].second);
+      index_t const cols = linear.cols();
+      index_t const channels = linear.channels(0);
+      auto const batch = static_cast<index_t>(experts.size()) + 2;
+      auto const x = random_vectors(random, batch, cols);
+      std::vector<std::size_t> expert;
+      for (index_t b = 0; b < batch; ++b) { expert.push_back(static_cast<std::size_t>(b) % experts.size()); }
+      std::vector<float> y(static_cast<std::size_t>(batch * channels));
+      linear.apply(be, expert, tensor_view<float const>(x.data(), batch, cols), tensor_view<float>(y.data(), batch, channels));
+      CAPTURE(round, sources[i].first);
+      for (index_t b = 0; b < batch; ++b) {
+        auto const& w = rebuilt[i][expert[static_cast<std::size_t>(b)]];
+        for (index_t c = 0; c < channels; ++c) {
+          float const expected = braid::sum_order::sum(cols, [&](index_t k) {
+            return load(sources[i].second.type(), w.data(), c * cols + k) * x[static_cast<std::size_t>(b * cols + k)];
+          });
+          REQUIRE(same_bits(y[static_cast<std::size_t>(b * channels + c)], expected));
         }
       }
     }

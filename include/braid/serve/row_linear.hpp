@@ -2,6 +2,7 @@
 
 #include <braid/backend/cpu.hpp>
 #include <braid/core/tensor_view.hpp>
+#include <braid/residual/apply.hpp>
 #include <braid/serve/detail/row_products.hpp>
 #include <braid/serve/row_source.hpp>
 

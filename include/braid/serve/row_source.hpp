@@ -4,10 +4,11 @@
 
 #include <braid/io/grouped_checkpoint.hpp>
 #include <braid/method/grouped_tensor.hpp>
-#include <braid/residual/apply.hpp>
+#include <braid/serve/detail/residual_table.hpp>
 
 #include <concepts>
 #include <cstdint>
+#include <cstring>
 #include <span>
 #include <string>
 #include <utility>
@@ -70,35 +71,65 @@ class pool_rows {
     }
   }
 
-  /// A tensor of a grouped checkpoint: reads its mapping, which the source keeps alive.
+  /// A tensor of a grouped checkpoint, residuals included: reads its mapping, which the source keeps alive.
   /// @throws argument_error if there is no such tensor, an expert lacks it, or its channels aren't contiguous rows
-  pool_rows(grouped_checkpoint const& g, std::string_view tensor) : pool_rows(from_checkpoint(g, tensor)) { files_.push_back(g.files()); }
+  pool_rows(grouped_checkpoint const& g, std::string_view tensor) : pool_rows(g, tensor, stored_as(g, tensor)) {}
 
   [[nodiscard]] dtype type() const noexcept { return type_; }
   [[nodiscard]] index_t cols() const noexcept { return cols_; }
   [[nodiscard]] std::size_t experts() const noexcept { return rows_.size(); }
   [[nodiscard]] index_t channels(std::size_t expert) const noexcept { return static_cast<index_t>(rows_[expert].size()); }
-  [[nodiscard]] bfloat16 const* column_scales() const noexcept { return nullptr; }
+  [[nodiscard]] bfloat16 const* column_scales() const noexcept { return column_.empty() ? nullptr : column_.data(); }
   [[nodiscard]] stored_row row(std::size_t expert, index_t channel) const noexcept {
     std::int32_t const r = rows_[expert][static_cast<std::size_t>(channel)];
     bool const in_first = r < first_count_;
-    return {(in_first ? first_ : further_) + static_cast<std::size_t>(in_first ? r : r - first_count_) * row_bytes_};
+    stored_row found;
+    found.shared = (in_first ? first_ : further_) + static_cast<std::size_t>(in_first ? r : r - first_count_) * row_bytes_;
+    if (residuals_.empty()) { return found; }
+    residual_place const at = residuals_.at(expert, channel);
+    found.code = at.code;
+    found.plane = planes_.data() + at.plane;
+    found.scale = scales_.data() + at.scale;
+    return found;
   }
 
  private:
-  static pool_rows from_checkpoint(grouped_checkpoint const& g, std::string_view tensor) {
+  pool_rows(grouped_checkpoint const& g, std::string_view tensor, grouped_checkpoint::tensor const& t)
+      : pool_rows(t.type, t.row_elements, g.first_rows(tensor), g.extra_rows(tensor), all_rows(g, tensor)) {
+    files_.push_back(g.files());
+    auto const codes = g.residual_codes(tensor);
+    if (codes.empty()) { return; }
+    auto const channels = static_cast<std::size_t>(t.channels);
+    residuals_ = detail::residual_table(experts(), t.channels, t.row_elements, [&](std::size_t e, index_t c) {
+      return static_cast<residual_code>(codes[e * channels + static_cast<std::size_t>(c)]);
+    });
+    planes_ = g.residual_planes(tensor);
+    // A foreign file may put them at an odd address.
+    auto const scales = g.residual_scales(tensor);
+    scales_.resize(scales.size() / sizeof(bfloat16));
+    if (!scales.empty()) { std::memcpy(scales_.data(), scales.data(), scales.size()); }
+    auto const columns = g.residual_columns(tensor);
+    column_.assign(columns.begin(), columns.end());
+  }
+
+  static std::vector<std::vector<std::int32_t>> all_rows(grouped_checkpoint const& g, std::string_view tensor) {
     std::vector<std::vector<std::int32_t>> rows;
     for (std::size_t e = 0; e < g.experts().size(); ++e) { rows.push_back(g.rows(tensor, e)); }
-    auto const& all = g.tensors();
+    return rows;
+  }
+
+  static grouped_checkpoint::tensor const& stored_as(grouped_checkpoint const& g, std::string_view tensor) {
     auto const first = g.first_rows(tensor);
-    // A tied tensor is found by where its bytes are.
-    for (auto const& t : all) {
-      if (g.first_rows(t.name).data() != first.data() || g.extra_rows(t.name).data() != g.extra_rows(tensor).data()) { continue; }
+    auto const extra = g.extra_rows(tensor);
+    for (auto const& t : g.tensors()) {
+      // A tied tensor is found by where its bytes are.
+      bool const same = g.first_rows(t.name).data() == first.data() && g.extra_rows(t.name).data() == extra.data();
+      if (t.name != tensor && (!same || first.size() + extra.size() == 0)) { continue; }
       if (t.shape.size() >= 2 && t.axis == static_cast<int>(t.shape.size()) - 1) {
         throw argument_error(g.files().path().string() + ": channels of " + detail::in_quotes(tensor) +
                              " are columns (channel axis " + std::to_string(t.axis) + "); extract the expert instead");
       }
-      return pool_rows(t.type, t.row_elements, first, g.extra_rows(tensor), std::move(rows));
+      return t;
     }
     throw argument_error(g.files().path().string() + ": has no tensor " + detail::in_quotes(tensor));
   }
@@ -110,6 +141,10 @@ class pool_rows {
   std::byte const* further_ = nullptr;
   std::int32_t first_count_ = 0;
   std::vector<std::vector<std::int32_t>> rows_;
+  detail::residual_table residuals_;
+  std::span<std::byte const> planes_;
+  std::vector<bfloat16> scales_;
+  std::vector<bfloat16> column_;
   std::vector<checkpoint> files_;  // whose mapping is read; one or none
 };
 static_assert(row_source<pool_rows>);
@@ -121,13 +156,8 @@ class grouped_rows {
   explicit grouped_rows(grouped_tensor<T> const& t) : tensor_(&t) {
     for (std::size_t e = 0; e < t.experts().size(); ++e) { rows_.push_back(t.rows(e)); }
     if (t.planes().empty()) { return; }
-    std::size_t plane = 0;
-    std::size_t scale = 0;
-    for (index_t c = 0; c < t.channels(); ++c) {
-      plane_.push_back(plane);
-      scale_.push_back(scale);
-      for (std::size_t e = 0; e < t.experts().size(); ++e) { skip(t.residual(e, c), plane, scale); }
-    }
+    residuals_ = detail::residual_table(t.experts().size(), t.channels(), t.cols(),
+                                        [&](std::size_t e, index_t c) { return t.residual(e, c); });
   }
 
   [[nodiscard]] dtype type() const noexcept { return dtype_of<T>; }
@@ -138,28 +168,20 @@ class grouped_rows {
     return tensor_->column_scales().empty() ? nullptr : tensor_->column_scales().data();
   }
   [[nodiscard]] stored_row row(std::size_t expert, index_t channel) const noexcept {
-    auto const c = static_cast<std::size_t>(channel);
-    stored_row r{reinterpret_cast<std::byte const*>(tensor_->pool().row(rows_[expert][c]))};
-    if (plane_.empty()) { return r; }
-    std::size_t plane = plane_[c];
-    std::size_t scale = scale_[c];
-    for (std::size_t e = 0; e < expert; ++e) { skip(tensor_->residual(e, channel), plane, scale); }
-    r.code = tensor_->residual(expert, channel);
-    r.plane = tensor_->planes().data() + plane;
-    r.scale = tensor_->scales().data() + scale;
-    return r;
+    stored_row found;
+    found.shared = reinterpret_cast<std::byte const*>(tensor_->pool().row(rows_[expert][static_cast<std::size_t>(channel)]));
+    if (residuals_.empty()) { return found; }
+    residual_place const at = residuals_.at(expert, channel);
+    found.code = at.code;
+    found.plane = tensor_->planes().data() + at.plane;
+    found.scale = tensor_->scales().data() + at.scale;
+    return found;
   }
 
  private:
-  void skip(residual_code code, std::size_t& plane, std::size_t& scale) const noexcept {
-    plane += static_cast<std::size_t>(residual_bytes(code, tensor_->cols()));
-    scale += static_cast<std::size_t>(residual_scales(code));
-  }
-
   grouped_tensor<T> const* tensor_;
   std::vector<std::vector<std::int32_t>> rows_;
-  std::vector<std::size_t> plane_;  // where a channel's planes begin, and its scales; empty without residuals
-  std::vector<std::size_t> scale_;
+  detail::residual_table residuals_;
 };
 static_assert(row_source<grouped_rows<bfloat16>>);
 
