@@ -102,9 +102,11 @@ __device__ inline void choose_in_warp(float const* sums, int segments, int exper
   // The best of them: the highest upper half, of those the highest lower half, of those the first.
   std::uint64_t const key = valid ? ordered_bits(reached) : 0;
   auto const upper = static_cast<std::uint32_t>(key >> 32);
-  bool const leads = upper == __reduce_max_sync(all, upper);
+  std::uint32_t const highest_upper = __reduce_max_sync(all, upper);
+  bool const leads = valid && upper == highest_upper;
   std::uint32_t const lower = leads ? static_cast<std::uint32_t>(key) : 0;
-  bool const wins = leads && valid && lower == __reduce_max_sync(all, lower);
+  std::uint32_t const highest_lower = __reduce_max_sync(all, lower);
+  bool const wins = leads && lower == highest_lower;
   int const best = __ffs(static_cast<int>(__ballot_sync(all, wins))) - 1;
 
   int const labels[most] = {0, best / 12, best / 4 % 3, best % 4};
