@@ -9,6 +9,8 @@
 #include <braid/backend/cuda/tile_merge.cuh>
 #include <braid/backend/cuda/warp_choice.cuh>
 
+#include <algorithm>
+
 BRAID_NAMESPACE_BEGIN
 namespace detail {
 
@@ -17,7 +19,9 @@ template <class Plan, class Consensus>
 struct fused_arguments {
   using plan_type = Plan;
   tile_plan plan;
+  index_t channels;
   index_t cols;
+  index_t ahead;  // channels between one and that which its block asks the L2 cache for
   int experts;
   int groups;
   float lambda;
@@ -99,14 +103,21 @@ __device__ void choose_groups(Arguments const& a, row_tile<T> const& tile, std::
 }
 
 /// What is kept of a channel beside its rows. All threads of one warp.
+/// @param by_warp whether choose_in_warp has chosen
 template <class Arguments>
-__device__ void write_labels(Arguments const& a, std::byte* shared, index_t channel, tile_state const& state) {
+__device__ void write_labels(Arguments const& a, std::byte* shared, index_t channel, bool by_warp, tile_state const& state) {
   int const thread = static_cast<int>(threadIdx.x) % 32;
   if (thread < a.experts) { a.out.label[channel * a.experts + thread] = static_cast<std::uint8_t>(state.label[state.of_expert[thread]]); }
   if (!state.clustered) { return; }
-  long long sum = tile_similarity(state, reinterpret_cast<double const*>(shared + a.plan.gram_at), thread);
+  double const* const gram = reinterpret_cast<double const*>(shared + a.plan.gram_at);
+  long long sum = 0;
+  if (by_warp) {
+    sum = agreement_in_warp(state, gram, a.experts);
+  } else {
+    sum = tile_similarity(state, gram, thread);
 #pragma unroll
-  for (int step = 16; step > 0; step /= 2) { sum += __shfl_xor_sync(0xFFFFFFFFu, sum, step); }
+    for (int step = 16; step > 0; step /= 2) { sum += __shfl_xor_sync(0xFFFFFFFFu, sum, step); }
+  }
   if (thread == 0) {
     atomicAdd(&a.out.totals->similarity, static_cast<unsigned long long>(sum));
     atomicAdd(&a.out.totals->compared, static_cast<unsigned long long>(a.experts));
@@ -114,7 +125,7 @@ __device__ void write_labels(Arguments const& a, std::byte* shared, index_t chan
 }
 
 template <class T, int Most, class Plan, class Consensus>
-BRAID_KERNEL void __launch_bounds__(256, Most > 4 ? 2 : 3) fused_merge_kernel(__grid_constant__ fused_arguments<Plan, Consensus> const a) {
+BRAID_KERNEL void __launch_bounds__(Most > 4 ? 256 : 320, 2) fused_merge_kernel(__grid_constant__ fused_arguments<Plan, Consensus> const a) {
   extern __shared__ __align__(16) std::byte shared[];
   __shared__ tile_state state;
   int const thread = static_cast<int>(threadIdx.x);
@@ -139,7 +150,9 @@ BRAID_KERNEL void __launch_bounds__(256, Most > 4 ? 2 : 3) fused_merge_kernel(__
     }
     if (thread < own * (a.experts + 1)) {
       int const m = thread / own;
-      tile.copy_in(m, thread - m * own, a.models[m].data + channel * a.models[m].stride, &state.copies);
+      std::byte const* const row = a.models[m].data + channel * a.models[m].stride;
+      tile.copy_in(m, thread - m * own, row, &state.copies);
+      if (channel + a.ahead < a.channels) { tile.prefetch(thread - m * own, row + a.ahead * a.models[m].stride); }
     }
     if (end < sum_order::segment) {
       for (int m = 0; m <= a.experts; ++m) { tile.clear_end(m); }
@@ -194,13 +207,28 @@ BRAID_KERNEL void __launch_bounds__(256, Most > 4 ? 2 : 3) fused_merge_kernel(__
     int const g = thread / own;
     tile.copy_out(source(g), thread - g * own, place(g));
   }
-  if (rank == 0 && thread >= 32 && thread < 64) { write_labels(a, shared, channel, state); }
+  if (rank == 0 && thread >= 32 && thread < 64) { write_labels(a, shared, channel, chosen, state); }
   if (a.whole_copies) { ptx::finish_copies_out(); }
+}
+
+/// How many channels the device works on at a time: while it does, memory brings the next ones to the L2 cache, whatever the
+/// blocks wait for. At most what fits half of that cache.
+template <class Arguments>
+index_t channels_in_flight(Arguments const& a, int device, void const* kernel) {
+  int processors = 0;
+  int cache = 0;
+  int blocks = 0;
+  check_cuda(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device), "asking a device what it is");
+  check_cuda(cudaDeviceGetAttribute(&cache, cudaDevAttrL2CacheSize, device), "asking a device what it is");
+  check_cuda(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, a.plan.threads, a.plan.shared_bytes), "asking what fits a device");
+  index_t const row = static_cast<index_t>(a.experts + 1) * a.plan.segments * a.plan.segment_bytes;
+  index_t const at_work = static_cast<index_t>(processors) * blocks / a.plan.cluster;
+  return std::max<index_t>(1, std::min(at_work, cache / 2 / row));
 }
 
 /// Enqueues a fused merge of all channels.
 template <class T, int Most, class Plan, class Consensus>
-void start_fused_merge(fused_arguments<Plan, Consensus>& a, index_t channels, cudaStream_t stream) {
+void start_fused_merge(fused_arguments<Plan, Consensus>& a, int device, cudaStream_t stream) {
   auto const on_16 = [](void const* p) { return reinterpret_cast<std::uintptr_t>(p) % 16 == 0; };
   a.whole_copies = a.cols * static_cast<index_t>(sizeof(T)) % 16 == 0 && on_16(a.out.group_zero) && on_16(a.out.extra);
   for (int m = 0; m <= a.experts; ++m) { a.whole_copies = a.whole_copies && on_16(a.models[m].data) && a.models[m].stride % 16 == 0; }
@@ -214,8 +242,9 @@ void start_fused_merge(fused_arguments<Plan, Consensus>& a, index_t channels, cu
              "asking for shared memory");
   check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared),
              "asking for shared memory");
+  a.ahead = channels_in_flight(a, device, reinterpret_cast<void const*>(kernel));
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(channels) * static_cast<unsigned>(a.plan.cluster));
+  config.gridDim = dim3(static_cast<unsigned>(a.channels) * static_cast<unsigned>(a.plan.cluster));
   config.blockDim = dim3(static_cast<unsigned>(a.plan.threads));
   config.dynamicSmemBytes = a.plan.shared_bytes;
   config.stream = stream;

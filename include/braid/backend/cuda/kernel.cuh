@@ -40,6 +40,11 @@ __device__ inline void copy_in(void* shared, void const* global, std::uint32_t b
                : "memory");
 }
 
+/// Asks for `bytes` to be brought to the L2 cache; address and bytes are multiples of 16.
+__device__ inline void prefetch(void const* global, std::uint32_t bytes) noexcept {
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(global), "r"(bytes) : "memory");
+}
+
 /// Waits until all expected bytes are there.
 __device__ inline void wait_for_copies(std::uint64_t* barrier) noexcept {
   std::uint32_t const address = shared_address(barrier);
