@@ -74,6 +74,21 @@ function(braid_require_core)
     HEADERS .)
 endfunction()
 
+# YAML, for include/braid/recipe. Linked as braid::yaml_cpp: the library's own name for its target changed in 0.8.
+function(braid_require_yaml_cpp)
+  braid_require(yaml-cpp TARGET yaml-cpp VERSION 0.7
+    GIT https://github.com/jbeder/yaml-cpp.git f7320141120f720aecc4c32be25586e7da9eb978  # 0.8.0
+    SETTINGS YAML_CPP_BUILD_TESTS OFF YAML_CPP_BUILD_TOOLS OFF YAML_CPP_BUILD_CONTRIB OFF YAML_CPP_INSTALL OFF)
+  if(NOT TARGET braid::yaml_cpp)
+    add_library(braid::yaml_cpp INTERFACE IMPORTED GLOBAL)
+    if(TARGET yaml-cpp::yaml-cpp)
+      target_link_libraries(braid::yaml_cpp INTERFACE yaml-cpp::yaml-cpp)
+    else()
+      target_link_libraries(braid::yaml_cpp INTERFACE yaml-cpp)
+    endif()
+  endif()
+endfunction()
+
 # Linear algebra for include/braid/interop, the examples and the tests.
 function(braid_require_eigen)
   braid_require(Eigen3 TARGET Eigen3::Eigen VERSION 3.4

@@ -6,6 +6,10 @@ set(braid_package_dir "${CMAKE_INSTALL_DATADIR}/cmake/braid")  # headers only: t
 
 install(TARGETS braid EXPORT braidTargets FILE_SET HEADERS DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}")
 install(EXPORT braidTargets NAMESPACE braid:: DESTINATION "${braid_package_dir}")
+if(TARGET braid_recipe)
+  install(TARGETS braid_recipe EXPORT braidRecipeTargets)
+  install(EXPORT braidRecipeTargets NAMESPACE braid:: DESTINATION "${braid_package_dir}")
+endif()
 
 configure_package_config_file(cmake/braidConfig.cmake.in "${PROJECT_BINARY_DIR}/braidConfig.cmake"
   INSTALL_DESTINATION "${braid_package_dir}" NO_SET_AND_CHECK_MACRO)

@@ -15,6 +15,7 @@ programs|nlohmann-json3-dev||JSON in checkpoints
 programs|libxxhash-dev||hashes of inputs
 programs|libeigen3-dev||the forward pass of the examples
 programs|libcli11-dev||command line of the program braid
+programs|libyaml-cpp-dev||recipes
 tests|catch2||test framework
 tests|libbenchmark-dev||benchmarks, which the tests build too
 compilers|g++-12|g++-12|compiles every header alone

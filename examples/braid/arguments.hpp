@@ -20,6 +20,7 @@ struct pattern_argument {
 struct merge_arguments {
   std::string base;
   std::vector<std::string> experts;  ///< NAME=DIR or DIR
+  std::vector<std::string> adapters; ///< of each expert, "" where it has none; empty: nobody has one. Of recipes
   std::string out;
 
   // Given explicitly, or left to the preset, or else to the defaults.
@@ -51,6 +52,19 @@ struct merge_arguments {
   int threads = 0;
 };
 
+struct run_arguments {
+  std::string recipe;
+  std::string out;
+  std::vector<std::string> model_roots;
+  bool dry_run = false;
+  bool allow_nonfinite = false;
+  bool allow_truncated_vocabulary = false;
+  std::string max_shard_size = "5GB";
+  bool overwrite = false;
+  bool no_hash = false;
+  int threads = 0;
+};
+
 struct extract_arguments {
   std::string grouped;
   std::string expert;
@@ -69,10 +83,40 @@ struct diff_arguments {
   std::string b;
 };
 
+struct route_train_arguments {
+  std::vector<std::string> queries;  ///< NAME=PATH or PATH
+  std::string out;
+  std::int64_t dimension = 65536;
+  std::string chars = "3-5";
+  std::string words = "1";
+  bool keep_case = false;
+  bool keep_digits = false;
+  bool no_inverse_frequency = false;
+  double l2 = 3e-5;
+  int parts = 5;
+  double threshold = 0.5;
+  std::string default_expert;
+  std::uint64_t seed = 0;
+  bool overwrite = false;
+  int threads = 0;
+};
+
+struct route_arguments {
+  std::string router;
+  std::vector<std::string> queries;  ///< NAME=PATH or PATH; predict: standard input where there are none
+  std::optional<double> threshold;   ///< else the router's own
+  std::optional<std::string> default_expert;
+  bool json = false;
+};
+
 /// Each command prints its result to standard output and returns the program's exit status. Errors are exceptions.
 int channel_merge(merge_arguments const& args);
+int run_recipe(run_arguments const& args);
 int extract(extract_arguments const& args);
 int inspect(inspect_arguments const& args);
 int diff(diff_arguments const& args);
+int route_train(route_train_arguments const& args);
+int route_eval(route_arguments const& args);
+int route_predict(route_arguments const& args);
 
 }  // namespace program

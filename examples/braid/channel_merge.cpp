@@ -5,8 +5,7 @@
 #include "pipelines.hpp"
 #include "progress_line.hpp"
 #include "text.hpp"
-
-#include <tbb/global_control.h>
+#include "threads.hpp"
 
 #include <cmath>
 #include <iostream>
@@ -75,18 +74,6 @@ void print_summary(merge_job const& job, std::string const& method, braid::repor
   for (auto const& note : r.notes) { std::cout << "  note       " << printable(note) << '\n'; }
 }
 
-/// Lets oneTBB have so many threads, where a user asks for more than the machine has cores. 0: as many as cores.
-std::optional<tbb::global_control> allow_threads(int threads) {
-  constexpr int most = 1024;
-  if (threads < 0 || threads > most) {
-    throw braid::argument_error("--threads " + std::to_string(threads) + ": choose 1 to " + std::to_string(most) +
-                                ", or 0 for all cores");
-  }
-  if (threads == 0) { return std::nullopt; }
-  return std::optional<tbb::global_control>(std::in_place, tbb::global_control::max_allowed_parallelism,
-                                            static_cast<std::size_t>(threads));
-}
-
 }  // namespace
 
 int channel_merge(merge_arguments const& args) {
@@ -101,6 +88,9 @@ int channel_merge(merge_arguments const& args) {
   auto const threads = allow_threads(args.threads);
   braid::cpu const backend(args.threads);
   merge_job job{braid::checkpoint(args.base), open_experts(args), args.out, std::move(options), backend};
+  for (std::size_t e = 0; e < args.adapters.size(); ++e) {
+    if (!args.adapters[e].empty()) { job.options.adapters.emplace(job.experts[e].name(), braid::recipe::adapter(args.adapters[e])); }
+  }
   std::vector<std::string> notes = chosen.notes;
   for (auto& note : idle_patterns(job.options.tensors, all_names(job))) { notes.push_back(std::move(note)); }
 

@@ -1,6 +1,7 @@
 #include "command_line.hpp"
 
 #include "arguments.hpp"
+#include "route_options.hpp"
 
 #include <braid/core/error.hpp>
 #include <braid/version.hpp>
@@ -27,7 +28,14 @@ void add_output_options(CLI::App& app, std::string& max_shard_size, bool& overwr
                  "(default 5GB)")
       ->option_text("SIZE")
       ->group("Output");
-  app.add_flag("--overwrite", overwrite, "replace a checkpoint that stands at --out")->group("Output");
+  app.add_flag("--overwrite", overwrite, "replace a checkpoint that stands at the output's path")->group("Output");
+}
+
+void add_running_options(CLI::App& app, bool& no_hash, int& threads) {
+  app.add_flag("--no-hash", no_hash, "don't record hashes of the inputs")->group("Output");
+  app.add_option("--threads", threads, "how many to use; never changes the result (default 0: all)")
+      ->option_text("N")
+      ->group("Output");
 }
 
 void add_method_options(CLI::App& app, merge_arguments& args) {
@@ -156,16 +164,33 @@ void add_merge(CLI::App& program, merge_arguments& args) {
   add_method_options(app, args);
   add_tensor_options(app, args);
   add_output_options(app, args.max_shard_size, args.overwrite);
-  app.add_flag("--no-hash", args.no_hash, "don't record hashes of the inputs")->group("Output");
-  app.add_option("--threads", args.threads, "how many to use; never changes the result (default 0: all)")
-      ->option_text("N")
-      ->group("Output");
+  add_running_options(app, args.no_hash, args.threads);
   app.footer(
       "Example:\n"
       "  braid channel-merge --base zoo/base --expert zoo/add --expert zoo/sort --expert code=zoo/cipher \\\n"
       "    --groups 2 --prune magnitude --consensus ties --similarity balanced --out merged\n"
       "merges three experts two by two, wherever they are most alike. 'braid extract merged --expert code\n"
       "--out code' gives one of them back as an ordinary checkpoint.");
+}
+
+void add_run(CLI::App& program, run_arguments& args) {
+  CLI::App& app = *program.add_subcommand("run", "Merge as a recipe in YAML says");
+  add_argument(app, "RECIPE", args.recipe, "a recipe, such as mergekit's");
+  add_argument(app, "OUT", args.out, "the checkpoint to write");
+  app.add_option("--model-root", args.model_roots,
+                 "look for the recipe's models below this directory as well;\n"
+                 "repeatable")
+      ->allow_extra_args(false)
+      ->option_text("DIR")
+      ->group("Models");
+  app.add_flag("--dry-run", args.dry_run, "print what happens to each tensor, and write nothing")->group("Models");
+  app.add_flag("--allow-nonfinite", args.allow_nonfinite, "merge NaN and infinity instead of refusing them")->group("Models");
+  app.add_flag("--allow-truncated-vocabulary", args.allow_truncated_vocabulary,
+               "cut embeddings and heads of different lengths to the shortest")
+      ->group("Models");
+  add_output_options(app, args.max_shard_size, args.overwrite);
+  add_running_options(app, args.no_hash, args.threads);
+  app.footer("Example:\n  braid run merge.yml merged --model-root models");
 }
 
 void add_extract(CLI::App& program, extract_arguments& args) {
@@ -215,13 +240,16 @@ int run_command_line(int argc, char** argv, int& failed) {
   app.footer("'braid COMMAND --help' explains a command. docs/cli.md has it all.");
 
   merge_arguments merge;
+  run_arguments running;
   extract_arguments extraction;
   inspect_arguments inspection;
   diff_arguments comparison;
   add_merge(app, merge);
+  add_run(app, running);
   add_extract(app, extraction);
   add_inspect(app, inspection);
   add_diff(app, comparison);
+  route_options route(app);
   try {
     app.parse(argc, argv);
   } catch (CLI::CallForHelp const&) {
@@ -234,13 +262,15 @@ int run_command_line(int argc, char** argv, int& failed) {
     auto const given = app.get_subcommands();
     if (given.empty()) {
       std::string const word = argc > 1 ? "'" + std::string(argv[1]) + "' is no command" : "which command?";
-      throw braid::argument_error(word + "; choose channel-merge, extract, inspect or diff, or see braid --help");
+      throw braid::argument_error(word + "; choose channel-merge, run, extract, inspect, diff or route, or see braid --help");
     }
-    throw braid::argument_error(std::string(e.what()) + "; see braid " + given.front()->get_name() + " --help");
+    throw braid::argument_error(std::string(e.what()) + "; see braid " + route.name(given.front()->get_name()) + " --help");
   }
   if (app.got_subcommand("channel-merge")) { return channel_merge(merge); }
+  if (app.got_subcommand("run")) { return run_recipe(running); }
   if (app.got_subcommand("extract")) { return extract(extraction); }
   if (app.got_subcommand("inspect")) { return inspect(inspection); }
+  if (route.chosen()) { return route.run(); }
   failed = usage_error;
   return diff(comparison);
 }

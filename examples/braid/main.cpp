@@ -6,6 +6,7 @@
 ///   extract.cpp        braid extract
 ///   inspect.cpp        braid inspect
 ///   diff.cpp           braid diff
+///   route.cpp          braid route train, eval, predict; route_options.cpp has its options, queries.cpp reads queries
 
 #include "command_line.hpp"
 

@@ -192,6 +192,9 @@ std::vector<std::string> idle_notes(merge_arguments const& args, merge_method co
   bool const random_cluster = has_seed(m.cluster.choice);
   auto const experts = static_cast<int>(args.experts.size());
   bool const budget = m.budget.stored > 0.0;
+  if (m.budget.stored >= 1.0) {
+    notes.push_back("--budget " + shortest(m.budget.stored) + " is all that the experts take or more: the merge is lossless");
+  }
   if (!budget) {
     idle.add("--budget-weighting", args.budget_weighting.has_value());
     idle.explain("there is no --budget", notes);

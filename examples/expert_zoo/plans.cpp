@@ -2,7 +2,7 @@
 /// where it is random, as many seeds as braid's own points; single-model methods, which braid's points do without, get
 /// the best of a sweep.
 
-#include "measure.hpp"
+#include "single_models.hpp"
 
 namespace zoo {
 
@@ -33,35 +33,6 @@ void add_references(std::vector<plan>& all) {
   p.name = p.label = "base alone";
   p.measure = [](bench& b, std::uint64_t, float) { return b.base(); };
   all.push_back(p);
-}
-
-/// Everybody's weights become one model's. Pruning and consensus are braid's.
-void add_single_models(std::vector<plan>& all) {
-  struct method {
-    char const* name;
-    pruning prune;
-    bool elect_signs;
-    bool random;
-  };
-  static constexpr method methods[] = {{"task arithmetic", pruning::none, false, false},
-                                       {"TIES", pruning::magnitude, true, false},
-                                       {"DARE", pruning::dare, false, true},
-                                       {"DARE + TIES", pruning::dare, true, true},
-                                       {"DELLA, mean", pruning::magprune, false, true},
-                                       {"DELLA", pruning::magprune, true, true}};
-  for (method const& m : methods) {
-    plan p = merging("one model", m.name, m.name, origin::rival, [m](std::uint64_t seed, float lambda) {
-      recipe r;
-      r.prune = m.prune;
-      r.elect_signs = m.elect_signs;
-      r.lambda = lambda;
-      r.seed = seed;
-      return r;
-    });
-    p.random = m.random;
-    p.lambdas = sweep;
-    all.push_back(p);
-  }
 }
 
 recipe channel_merging(int experts, int groups, bool ties, any similarity, std::uint64_t seed) {
@@ -146,25 +117,44 @@ void add_rank_one(std::vector<plan>& all, std::string const& family, std::string
   }
 }
 
-/// Merges that are given a size, that of the whole checkpoint, instead of a number of groups. They go through files:
-/// one price for all channels of all tensors is what a merge of single tensors in memory doesn't see.
+std::string bitdelta_name(bitdelta const& code) {
+  return "BitDelta" + std::string(code.passes == 2 ? " twice" : "") + ", a scale a " + (code.row_scales ? "row" : "tensor");
+}
+
+constexpr bitdelta bitdeltas[] = {{1, false}, {1, true}, {2, false}, {2, true}};
+
+/// Merges that are given a size, that of the whole checkpoint, instead of a number of groups; among the sizes are those of
+/// BitDelta. They go through files: one price for all channels of all tensors is what a merge of single tensors in
+/// memory doesn't see.
 void budget_points(std::vector<plan>& all, zoo_tensors const& zoo,
                    std::shared_ptr<moments const> const& column_weights) {
   int const experts = static_cast<int>(zoo.experts());
-  double least = static_cast<double>(zoo.kept_bytes);  // and a row a channel, index and codes
-  for (auto const& t : zoo.merged) {
-    least += static_cast<double>(t.rows) * (2.0 * static_cast<double>(t.cols) + 2.0 * experts);
+  auto const whole = static_cast<double>(zoo.expert_bytes);
+  double least = static_cast<double>(zoo.kept_bytes);  // and a row a channel
+  for (auto const& t : zoo.merged) { least += 2.0 * static_cast<double>(t.rows * t.cols); }
+  struct size {
+    std::string name;
+    double stored;
+  };
+  std::vector<size> sizes;
+  for (int const percent : {15, 17, 20, 22, 25, 28, 30, 33, 36, 40, 50}) {
+    sizes.push_back({"budget " + std::to_string(percent / 100.0).substr(0, 4), percent / 100.0});
+  }
+  for (bitdelta const& code : bitdeltas) {
+    double bytes = static_cast<double>(zoo.kept_bytes);
+    for (auto const& t : zoo.merged) { bytes += static_cast<double>(bytes_of(code, t.rows, t.cols, zoo.experts()).total()); }
+    sizes.push_back({"budget as " + bitdelta_name(code), (bytes + 0.5) / whole});
   }
   for (bool const trellis : {false, true}) {
-    for (int const percent : {15, 17, 20, 22, 25, 28, 30, 33, 36, 40, 50}) {
-      double const size = percent / 100.0;
+    for (auto const& [label, stored] : sizes) {
       // From what is possible to little more than two models.
-      if (size * static_cast<double>(zoo.expert_bytes) < 1.02 * least || size > 2.5 / experts) { continue; }
-      std::string const name = "budget " + std::to_string(size).substr(0, 4) + (trellis ? ", trellis" : "");
+      if (stored * whole < 1.02 * least || stored > 2.5 / experts) { continue; }
+      std::string const name = label + (trellis ? ", trellis" : "");
       all.push_back(merging(column_weights ? "budgets, weighted" : "budgets", name,
-                            name + (column_weights ? ", weighted" : ""), origin::braid, [=](std::uint64_t seed, float) {
+                            name + (column_weights ? ", weighted" : ""), origin::braid,
+                            [=, stored = stored](std::uint64_t seed, float) {
                               recipe r = channel_merging(experts, experts, false, braid::similarity::balanced{}, seed);
-                              r.budget = size;
+                              r.budget = stored;
                               r.trellis = trellis;
                               r.column_weights = column_weights;
                               return r;
@@ -173,18 +163,25 @@ void budget_points(std::vector<plan>& all, zoo_tensors const& zoo,
   }
 }
 
+/// braid's codes for what BitDelta codes, each expert's delta from the base: what is left of braid's advantage is then
+/// due to the shared row. A merge with lambda = 0 leaves the base, and without sweeps it stays that.
+void add_coded_deltas(std::vector<plan>& all) {
+  for (auto const& code : residual_codes(false, 0)) {
+    std::string const name = "base + " + std::string(code.name);
+    all.push_back(merging("base and coded deltas", name, name, origin::control, [code](std::uint64_t, float) {
+      recipe r;
+      r.residual = code;
+      r.lambda = 0.0f;
+      return r;
+    }));
+  }
+}
+
 void add_bitdelta(std::vector<plan>& all) {
-  for (int passes = 1; passes <= 2; ++passes) {
-    for (bool const rows : {false, true}) {
-      std::string const name =
-          "BitDelta" + std::string(passes == 2 ? " twice" : "") + ", a scale a " + (rows ? "row" : "tensor");
-      plan p{
-          "BitDelta, untrained", name, passes == 2 ? "BitDelta twice" : "BitDelta", origin::rival, false, {1.0f}, {}};
-      p.measure = [passes, rows](bench& b, std::uint64_t, float) {
-        return b.rebuilt(rebuilt_by(bitdelta{passes, rows}, b.tensors()));
-      };
-      all.push_back(p);
-    }
+  for (bitdelta const& code : bitdeltas) {
+    plan p{"BitDelta, untrained", bitdelta_name(code), code.passes == 2 ? "BitDelta twice" : "BitDelta", origin::rival, false, {1.0f}, {}};
+    p.measure = [code](bench& b, std::uint64_t, float) { return b.rebuilt(rebuilt_by(code, b.tensors())); };
+    all.push_back(p);
   }
 }
 
@@ -262,7 +259,7 @@ std::vector<plan> frontier_plans(zoo_tensors const& zoo, std::shared_ptr<moments
   int const experts = static_cast<int>(zoo.experts());
   std::vector<plan> all;
   add_references(all);
-  add_single_models(all);
+  for (plan& p : single_model_plans(sweep)) { all.push_back(std::move(p)); }
   add_channel_merging(all, experts, false);
   add_channel_merging(all, experts, true);
   add_residuals(all, experts);

@@ -33,7 +33,7 @@ without_scales=$(awk -v kept="$(value "$json" "$bitdelta" "BitDelta, a scale a r
 between "BitDelta's bytes without scales" "$without_scales" 0.321 0.325
 
 # A few prompts of everything else.
-rows='{one model: TIES,channel merging*: K = 2\, balanced,residuals: K = 1 + *1,residuals: K = 2 + ternary\, cosine,'
+rows='{one model: ties,channel merging*: K = 2\, balanced,residuals: K = 1 + *1,residuals: K = 2 + ternary\, cosine,'
 rows+='budgets: budget 0.40,partition per tensor: K = 2\, ties\, cosine,random rows: K = 2\, mean}'
 works "a frontier of few prompts" "$expert_zoo" "$zoo" --frontier --prompts 8 --rows "$rows" --json "$tmp/few.json" \
   --svg "$tmp/few.svg" --markdown "$tmp/few.md"

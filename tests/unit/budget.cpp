@@ -148,7 +148,7 @@ TEST_CASE("a merge is never larger than its budget, and uses it", "[budget]") {
     double const stored = 1.0 / static_cast<double>(m.experts.size()) + 0.12 + 0.8 * random.unit();
     auto const t = m.merged(under(stored, 8, random.one_of(similarities)));
     CHECK(static_cast<double>(t.stored_bytes()) <= stored * m.bytes());
-    if (stored < 0.95) { CHECK(static_cast<double>(t.stored_bytes()) > (stored - 0.02) * m.bytes()); }
+    if (stored < 0.9) { CHECK(static_cast<double>(t.stored_bytes()) > (stored - 0.012) * m.bytes()); }
   }
 }
 
@@ -244,6 +244,72 @@ TEST_CASE("important columns get more of a budget's precision where weights say 
   CHECK(lost(weighted) < lost(plain));
 }
 
+TEST_CASE("scales of columns, one expert and many experts keep to a budget", "[budget]") {
+  random_source random(13);
+  for (int round = 0; round < 4; ++round) {
+    auto const m = random_model(random, random.between(2, 4), random.between(2, 80), random.between(200, 900));
+    merge_method::options o;
+    o.groups = 4;
+    o.similarity = similarity::balanced{};
+    o.residual.rank_one = true;
+    for (double const part : {0.05, 0.2, 0.5, 1.0}) {
+      o.budget.stored = 1.0 / static_cast<double>(m.experts.size()) + 0.02 + part;
+      auto const t = m.merged(merge_method{o});
+      CHECK(static_cast<double>(t.stored_bytes()) <= o.budget.stored * m.bytes());
+    }
+  }
+  auto const one = random_model(random, 1, 30, 40);
+  auto const alone = one.merged(under(1.0));
+  CHECK(alone.stored_bytes() == one.base.size() * sizeof(float));
+  CHECK(one.error(alone) == 0.0);
+
+  auto many = random_model(random, 8, 40, 60);
+  merge_method::options o = under(0.3).settings();
+  o.groups = 8;
+  o.cluster = cluster::kmeans{.seed = 3};
+  CHECK(static_cast<double>(many.merged(merge_method{o}).stored_bytes()) <= 0.3 * many.bytes());
+  o.cluster = cluster::random{.seed = 3};
+  CHECK(static_cast<double>(many.merged(merge_method{o}).stored_bytes()) <= 0.3 * many.bytes());
+}
+
+TEST_CASE("one shared row a channel and nothing else needs no more budget than its bytes", "[budget]") {
+  random_source random(14);
+  auto const m = random_model(random, 4, 50, 64);
+  auto const t = m.merged(under(0.25));
+  CHECK(t.stored_bytes() == m.base.size() * sizeof(float));
+  CHECK_THROWS_AS(m.merged(under(0.2499)), argument_error);
+}
+
+TEST_CASE("an expert that was hardly trained doesn't take the others' budget", "[budget]") {
+  random_source random(15);
+  auto m = random_model(random, 4, 120, 96);
+  m.experts[3] = m.base;
+  auto const error_of_first = [&](small_model const& model) {
+    auto const t = model.merged(under(0.4));
+    double lost = 0.0;
+    std::vector<float> out(model.base.size());
+    for (std::size_t e = 0; e < 3; ++e) {
+      t.extract(e, {out.data(), model.channels, model.cols});
+      for (std::size_t i = 0; i < out.size(); ++i) { lost += std::pow(static_cast<double>(out[i]) - static_cast<double>(model.experts[e][i]), 2); }
+    }
+    return lost;
+  };
+  double const untrained = error_of_first(m);
+  m.experts[3][17] = std::nextafter(m.experts[3][17], 10.0f);
+  double const hardly = error_of_first(m);
+  CHECK(hardly < 1.05 * untrained);
+  CHECK(untrained < 1.05 * hardly);
+}
+
+TEST_CASE("numbers of sweeps that can't be meant are refused", "[budget]") {
+  merge_method::options o = under(0.5).settings();
+  o.residual.set_sweeps(-1);
+  CHECK_THROWS_WITH(merge_method{o}, Catch::Contains("-1 sweeps"));
+  using plain = channel_merge<cpu, prune::none, similarity::cosine, cluster::exact, consensus::mean, residual::ternary>;
+  CHECK_THROWS_AS((plain{{.residual = {.sweeps = -1}}}), argument_error);
+  CHECK_THROWS_AS((plain{{.residual = {.sweeps = 2000}}}), argument_error);
+}
+
 TEST_CASE("the measuring pass finds the lengths of deltas to the bit", "[budget]") {
   random_source random(11);
   auto const m = random_model(random, 3, 700, 130);
@@ -266,7 +332,7 @@ TEST_CASE("budgets that can't be meant are refused", "[budget]") {
   CHECK_THROWS_WITH(under(0.0), Catch::Contains("under a budget"));
   random_source random(12);
   auto const m = random_model(random, 4, 10, 32);
-  CHECK_THROWS_WITH(m.merged(under(0.2)), Catch::Contains("layer.weight: a budget of 0.2") && Catch::Contains("give more"));
+  CHECK_THROWS_WITH(m.merged(under(0.2)), Catch::Contains("layer.weight: a budget of 0.2") && Catch::Contains("give 0.25"));
   auto broken = m;
   broken.experts[1][37] = std::nanf("");
   CHECK_THROWS_WITH(broken.merged(under(0.5)), Catch::Contains("expert 'b' has NaN in channel 1, column 5"));

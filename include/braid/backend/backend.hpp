@@ -50,6 +50,14 @@ struct merge_channels {
                 "<braid/cuda.cuh> for braid::cuda");
 };
 
+/// The same of a whole tensor in memory.
+template <class Backend>
+struct merge_tensor {
+  static_assert(always_false<Backend>,
+                "braid: this backend has no channel_merge of tensors in memory; include <braid/braid.hpp> for braid::cpu, or, "
+                "in a .cu file, <braid/cuda.cuh> for braid::cuda");
+};
+
 /// Lengths of the experts' deltas over a whole tensor.
 template <class Backend>
 struct delta_norms {
@@ -64,6 +72,14 @@ struct magnitude_cuts {
   static_assert(always_false<Backend>,
                 "braid: this backend has no magnitude_cuts; include <braid/braid.hpp> for braid::cpu, or, in a .cu file, "
                 "<braid/cuda.cuh> for braid::cuda");
+};
+
+/// How single-model methods (method/tensor_method.hpp) meet a tensor: blocks of channels, and a thread's workspace.
+template <class Backend>
+struct tensor_blocks {
+  static_assert(always_false<Backend>,
+                "braid: this backend has no single-model methods; include <braid/braid.hpp> for braid::cpu, or, in a .cu "
+                "file, <braid/cuda.cuh> for braid::cuda");
 };
 
 /// The measuring pass of a storage budget: curves of error against bytes of all channels of a tensor.

@@ -13,11 +13,22 @@
 
 BRAID_NAMESPACE_BEGIN
 
+/// Rows that are made when they are needed instead of lying somewhere: a weight with an adapter's delta, an embedding
+/// brought to another vocabulary.
+class computed_rows {
+ public:
+  virtual ~computed_rows() = default;
+  /// Writes channels [first, first + count) to `to`, packed, in the type of the `channel_rows`. Called from many threads.
+  virtual void rows(index_t first, index_t count, std::byte* to) const = 0;
+};
+
 /// One model's channels of a tensor. The element type is a run-time value, since it comes from a file.
 struct channel_rows {
   std::byte const* data = nullptr;
   dtype type = dtype::f32;
   index_t stride = 0;  ///< bytes from one row to the next
+  /// Where set, rows come from it, by way of `tensor_channels::block`; `data` is then what they are made from
+  computed_rows const* computed = nullptr;
 
   [[nodiscard]] std::byte const* row(index_t r) const noexcept { return data + r * stride; }
 };
@@ -37,13 +48,13 @@ struct tensor_channels {
   index_t cols = 0;
   index_t transposed = 0;  ///< 0: a channel is a contiguous row. Else the tensor is [..., cols, transposed] and a
                            ///< channel a column of it; then strides are not used
-  channel_rows base;
+  channel_rows base;  ///< without memory where a method has no base
   std::vector<channel_rows> experts;
   dtype out = dtype::f32;
   float const* column_weight = nullptr;  ///< [cols], >= 0: what an error in a column counts; null: all one
 
-  /// Channels `first .. first + rows`. Transposed ones, and rows that a file has put between the addresses that their
-  /// elements need, are gathered into `scratch`, which the block then refers to.
+  /// Channels `first .. first + rows`. Transposed ones, computed ones, and rows that a file has put between the addresses
+  /// that their elements need, are gathered into `scratch`, which the block then refers to.
   [[nodiscard]] channel_block block(index_t first, index_t rows, std::vector<std::byte>& scratch) const;
 };
 
@@ -119,7 +130,8 @@ inline channel_block tensor_channels::block(index_t first, index_t rows, std::ve
   channel_block b{first, rows, base, experts, out};
   auto const elements = static_cast<std::size_t>(rows * cols);
   auto const lies_well = [&](channel_rows const& model) {
-    return transposed == 0 && reinterpret_cast<std::uintptr_t>(model.data) % size_of(model.type) == 0;
+    return model.data == nullptr || (transposed == 0 && model.computed == nullptr &&
+                                     reinterpret_cast<std::uintptr_t>(model.data) % size_of(model.type) == 0);
   };
   std::size_t need = lies_well(base) ? 0 : elements * size_of(base.type);
   for (auto const& e : experts) { need += lies_well(e) ? 0 : elements * size_of(e.type); }
@@ -128,10 +140,13 @@ inline channel_block tensor_channels::block(index_t first, index_t rows, std::ve
   auto const place = [&](channel_rows& model) {
     std::size_t const element = size_of(model.type);
     if (lies_well(model)) {
-      model.data = model.row(first);
+      if (model.data != nullptr) { model.data = model.row(first); }
       return;
     }
-    if (transposed != 0) {
+    if (model.computed != nullptr) {
+      model.computed->rows(first, rows, to);
+      model.computed = nullptr;
+    } else if (transposed != 0) {
       detail::gather_columns(model.data, element, cols, transposed, first, rows, to);
     } else {
       for (index_t r = 0; r < rows; ++r) {

@@ -45,29 +45,26 @@ struct storage_budget {
 
   /// @throws argument_error
   void validate() const {
-    if (!(stored >= 0.0 && stored <= 1e6)) {
+    if (!(stored >= 0.0 && stored <= 1000.0)) {
       throw argument_error("budget: " + std::to_string(stored) + " is not a fraction of the experts' bytes; give 0.4, for example");
     }
   }
 };
 
-/// What each expert's squared errors count in a tensor over which its delta has the squared length `squared[n]`. An expert
-/// that was not trained there counts as the mean of the others.
+/// What each expert's squared errors count in a tensor over which its delta has the squared length `squared[n]`. No
+/// expert counts as if its delta were shorter than half of the root mean square of all: one that was hardly trained there,
+/// or not at all, would otherwise take the whole budget.
 [[nodiscard]] inline std::vector<double> importance_of(error_weighting weighting, std::vector<double> const& squared) {
-  std::vector<double> importance;
   double sum = 0.0;
-  double trained = 0.0;
+  for (double const x : squared) { sum += std::isfinite(x) ? x : 0.0; }
+  double const floor = squared.empty() ? 0.0 : 0.25 * (sum / static_cast<double>(squared.size()));
+  std::vector<double> importance;
   for (double const x : squared) {
-    double const w = !(x > 0.0) || !std::isfinite(x)          ? 0.0
-                     : weighting == error_weighting::even ? 1.0 / x
-                     : weighting == error_weighting::root ? 1.0 / std::sqrt(x)
-                                                          : 1.0;
-    importance.push_back(w);
-    sum += w;
-    trained += w > 0.0 ? 1.0 : 0.0;
-  }
-  for (double& w : importance) {
-    if (!(w > 0.0)) { w = trained > 0.0 ? sum / trained : 1.0; }
+    double const length = std::isfinite(x) && x > floor ? x : floor;
+    importance.push_back(!(length > 0.0)                      ? 1.0
+                         : weighting == error_weighting::even ? 1.0 / length
+                         : weighting == error_weighting::root ? 1.0 / std::sqrt(length)
+                                                              : 1.0);
   }
   return importance;
 }
@@ -141,13 +138,13 @@ inline group_error error_of_group(budget_channel const& c, int const* label, int
   return e;
 }
 
-/// A factor near 1 for each channel. Channels that are all alike would take a step together or not at all; so they
+/// A factor near 1 for each channel, up to 1 + 2^-5. Channels that are all alike would take a step together or not at all; so they
 /// take it one after the other, and a budget is used up however alike they are.
 inline double dither(std::uint64_t stream, index_t channel) noexcept {
   std::uint64_t x = stream ^ (static_cast<std::uint64_t>(channel) * 0x9E3779B97F4A7C15u);
   x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
   x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
-  return 1.0 + static_cast<double>((x ^ (x >> 31)) >> 44) * 0x1p-27;  // up to 1 + 2^-7
+  return 1.0 + static_cast<double>((x ^ (x >> 31)) >> 44) * 0x1p-25;
 }
 
 /// Of points sorted by bytes, those of the lower convex hull: each step costs more bytes, and removes less error a byte,
@@ -200,7 +197,7 @@ void channel_curve(Similarity const& similarity, Cluster const& cluster, budget_
       cluster_problem p = c.problem;
       p.groups = k;
       cluster.partition(similarity, p, label);
-      groups = *std::max_element(label, label + n) + 1;
+      groups = detail::checked_groups(cluster.name, n, k, label);
     }
     std::array<double, residual_codes> error{};
     std::uint64_t coded = 0;  // experts with a residual, if there is one
@@ -237,7 +234,8 @@ void channel_curve(Similarity const& similarity, Cluster const& cluster, budget_
 }
 
 /// All steps of all channels of a model, by their slope. The bins are a 4096th of an octave wide; what is in the bin
-/// where the budget ends is not bought, which leaves less than a thousandth of the steps' bytes unused.
+/// where the budget ends is not bought, which leaves less than a hundredth of the steps' bytes unused, however alike
+/// channels are (see `dither`), and usually far less.
 class budget_histogram {
  public:
   budget_histogram() : bytes_(bins, 0) {}
@@ -274,6 +272,13 @@ struct measured_tensor {
 
 namespace detail {
 
+/// Bytes that a merged tensor takes whatever a budget chooses: one row a channel, and scales of columns. The index is
+/// paid for by the first channel that has groups, codes by the first that has one (`measure_curves`).
+[[nodiscard]] inline std::uint64_t fixed_bytes(index_t channels, index_t cols, std::size_t element, bool column_scales) noexcept {
+  auto const inputs = static_cast<std::uint64_t>(cols);
+  return static_cast<std::uint64_t>(channels) * inputs * element + (column_scales ? 2 * inputs : 0);
+}
+
 /// The price at which a model's channels fit. All sizes in bytes.
 /// @param whole  all experts
 /// @param fixed  what is stored whatever the budget chooses
@@ -282,9 +287,10 @@ inline float budget_price(storage_budget const& budget, cluster::budget_histogra
                           std::uint64_t fixed, std::string_view what) {
   auto const allowed = static_cast<std::uint64_t>(budget.stored * static_cast<double>(whole));
   if (fixed > allowed) {
+    double const least = std::ceil(1e6 * static_cast<double>(fixed) / static_cast<double>(whole)) / 1e6;
     throw argument_error(std::string(what) + ": a budget of " + std::to_string(budget.stored) + " is " + std::to_string(allowed) +
-                         " bytes, but one row a channel, what every expert keeps, and the index take " + std::to_string(fixed) + " (" +
-                         std::to_string(static_cast<double>(fixed) / static_cast<double>(whole)) + "): give more");
+                         " bytes, but one row a channel and what every expert keeps take " + std::to_string(fixed) +
+                         ": give " + std::to_string(least) + " or more");
   }
   return curves.price(allowed - fixed);
 }

@@ -41,6 +41,29 @@ struct magnitude_cut {
   }
 };
 
+/// Positions [first, last) of a tensor's elements in the order of rising magnitude, of equal ones the lower index first.
+struct band_positions {
+  index_t first = 0;
+  index_t last = 0;
+};
+
+/// Where to cut so that exactly the elements at given positions of that order survive.
+struct magnitude_band {
+  magnitude_cut below;  ///< elements before the first position: smaller ones than `bits`, and equals up to `last`
+  magnitude_cut upto;   ///< elements before the last position, in the same way
+
+  /// @param index of the element in the tensor (row * cols + column)
+  [[nodiscard]] BRAID_HD constexpr bool keeps(float x, index_t index) const noexcept {
+    return before(upto, x, index) && !before(below, x, index);
+  }
+
+ private:
+  BRAID_HD static constexpr bool before(magnitude_cut const& cut, float x, index_t index) noexcept {
+    std::uint32_t const magnitude = detail::bits_as<std::uint32_t>(x) & 0x7FFFFFFFu;
+    return magnitude < cut.bits || (magnitude == cut.bits && index <= cut.last);
+  }
+};
+
 /// Ranks of a row's magnitudes: `rank[c]` from 0 (smallest) to `cols` - 1; of equal magnitudes the lower column has
 /// the higher rank, since it survives longer.
 struct magnitude_ranks {
@@ -52,6 +75,7 @@ struct magnitude_ranks {
 enum class statistic : unsigned char {
   none,        ///< nothing:                   `plan(key)`
   tensor_cut,  ///< a cut over the tensor:     `plan(key, magnitude_cut)`, once a tensor; and `keep_count(elements)`
+  tensor_band, ///< a cut on both sides:       `plan(key, magnitude_band)`, once a tensor; and `keep_band(elements)`
   row_cut,     ///< a cut in each row:         `plan(key, magnitude_cut)`, once a row; and `keep_count(elements)`
   row_ranks    ///< all ranks in each row:     `plan(key, magnitude_ranks)`, once a row
 };
@@ -73,6 +97,11 @@ concept plans_from_cut = requires(P const p, tensor_key key, magnitude_cut cut, 
   { p.keep_count(elements) } -> std::same_as<index_t>;
 };
 template <class P>
+concept plans_from_band = requires(P const p, tensor_key key, magnitude_band band, index_t elements) {
+  { p.plan(key, band) } -> prune_plan;
+  { p.keep_band(elements) } -> std::same_as<band_positions>;
+};
+template <class P>
 concept plans_from_ranks = requires(P const p, tensor_key key, magnitude_ranks ranks) {
   { p.plan(key, ranks) } -> prune_plan;
 };
@@ -84,6 +113,7 @@ concept pruning_policy = std::copyable<P> && requires(P const p) {
   { p.name } -> std::convertible_to<std::string_view>;
   { P::measures } -> std::convertible_to<statistic>;
 } && ((P::measures == statistic::none && detail::plans_alone<P>) ||
+      (P::measures == statistic::tensor_band && detail::plans_from_band<P>) ||
       ((P::measures == statistic::tensor_cut || P::measures == statistic::row_cut) && detail::plans_from_cut<P>) ||
       (P::measures == statistic::row_ranks && detail::plans_from_ranks<P>));
 

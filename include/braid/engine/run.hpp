@@ -15,6 +15,9 @@ struct run_options {
   bool hash_inputs = true;                        ///< record what was read; costs a hash of every input byte
   /// What an error in each column of a merged weight counts, from a file of second moments; nothing: all the same
   std::optional<column_weights> weights{};
+  /// LoRA adapters by the name of the expert that they belong to. Their deltas are added row by row, rounded to the
+  /// weight's type; hashes of inputs are of the sums
+  std::map<std::string, recipe::adapter> adapters{};
   index_t block_rows = 0;                         ///< channels a block; 0: chosen. Never changes a result
   progress_callback on_progress{};
 };
@@ -22,9 +25,12 @@ struct run_options {
 /// Merges checkpoints: reads base and experts tensor by tensor, streams blocks of channels through `method`, and writes
 /// a grouped checkpoint (docs/format.md) that appears at `out` when it is complete, or not at all.
 ///
-/// Memory: a few megabytes a thread plus the index (with residuals their scales, too), whatever the size of the model;
-/// mapped input pages are given back as soon as they have been used. Packed residuals wait for their place in the files
-/// in a temporary file beside the output, which is gone when the merge ends, however it does. The same inputs, names and options give the same bytes.
+/// Memory: a few megabytes a thread plus the index (with residuals their scales and codes, too), whatever the size of the
+/// model; under a budget also the Gram matrices of the largest tensor, 2 N (N + 1) bytes a channel for N experts (twice that
+/// for similarity::sign). Mapped input pages are given back as soon as they have been used. Packed residuals wait for their
+/// place in the files in a temporary file beside the output, which is gone when the merge ends, however it does.
+///
+/// The same inputs, names and options give the same bytes.
 /// With a budget (`channel_merge::options::budget`) all inputs are read once more before; the tensors of the result, index
 /// and residuals included, take no more than that fraction of the bytes of all tensors of the experts.
 /// @param method   such as a `channel_merge`
@@ -47,6 +53,15 @@ report run(Method const& method, checkpoint const& base, std::vector<checkpoint>
     names.push_back(given[i]);
     inputs.push_back(experts[i].path());
   }
+  std::vector<recipe::adapter const*> adapters(options.adapters.empty() ? 0 : sorted.size(), nullptr);
+  for (auto const& [name, lora] : options.adapters) {
+    auto const at = std::find(names.begin(), names.end(), name);
+    if (at == names.end()) { throw argument_error(lora.path().string() + ": the adapter is of '" + name + "', which is no expert"); }
+    auto const e = static_cast<std::size_t>(at - names.begin());
+    lora.check_fits(sorted[e]);
+    adapters[e] = &lora;
+    inputs.push_back(lora.path());
+  }
   check_output(out, inputs, options.overwrite);
   merge_plan const plan = plan_merge(base, sorted, names, options.tensors, options.out_dtype);
   grouped_description description;
@@ -56,7 +71,7 @@ report run(Method const& method, checkpoint const& base, std::vector<checkpoint>
   description.seed = detail::recipe_seed(method.settings());
   detail::method_merger<Method> const merger(method, be);
   detail::job_options const job{options.max_shard_bytes, options.overwrite, options.hash_inputs, options.block_rows,
-                                options.on_progress, options.weights ? &*options.weights : nullptr};
+                                options.on_progress, options.weights ? &*options.weights : nullptr, std::move(adapters)};
   return detail::merge_job(be, merger, base, sorted, names, plan, job).run(out, std::move(description));
 }
 

@@ -46,6 +46,9 @@ enum class format_code : int {
   unlisted_tensor = 209,       ///< a shard has a tensor that the index doesn't list
   tensor_in_two_shards = 210,  ///< two shards have a tensor of one name
   config_json = 211,           ///< config.json isn't a JSON object
+  adapter_config = 212,        ///< adapter_config.json lacks what a LoRA adapter needs, or has what braid can't apply
+  adapter_tensors = 213,       ///< the tensors of an adapter don't form pairs that fit together
+  tokenizer_json = 214,        ///< tokenizer.json has no vocabulary
 };
 
 namespace detail {

@@ -1,16 +1,13 @@
 #pragma once
 
-#include <braid/backend/cpu.hpp>
+#include <braid/backend/cpu/merge_tensor.hpp>
 #include <braid/core/hash.hpp>
 #include <braid/method/detail/expert_names.hpp>
 #include <braid/method/grouped_tensor.hpp>
 #include <braid/residual/none.hpp>
 
-#include <tbb/enumerable_thread_specific.h>
-
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 #include <span>
 
 BRAID_NAMESPACE_BEGIN
@@ -92,11 +89,11 @@ class channel_merge {
   /// @return the merged tensor; experts in name order
   /// @throws shape_error, argument_error, value_error (NaN or infinity, naming expert, channel and column)
   template <storage_element T>
-  [[nodiscard]] grouped_tensor<T> operator()(Backend const& be, std::string_view tensor,
+  [[nodiscard]] grouped_tensor<T, Backend::space> operator()(Backend const& be, std::string_view tensor,
                                              std::type_identity_t<tensor_view<T const, Backend::space>> base,
                                              std::vector<expert_view<T, Backend::space>> const& experts,
                                              std::span<float const> column_weight = {}) const {
-    grouped_tensor<T> out;
+    grouped_tensor<T, Backend::space> out;
     merge_into(be, tensor, base, experts, out, column_weight);
     return out;
   }
@@ -105,7 +102,7 @@ class channel_merge {
   template <storage_element T>
   void merge_into(Backend const& be, std::string_view tensor,
                   std::type_identity_t<tensor_view<T const, Backend::space>> base,
-                  std::vector<expert_view<T, Backend::space>> const& experts, grouped_tensor<T>& out,
+                  std::vector<expert_view<T, Backend::space>> const& experts, grouped_tensor<T, Backend::space>& out,
                   std::span<float const> column_weight = {}) const {
     std::vector<std::string> names;
     for (auto const& e : experts) { names.emplace_back(e.name); }
@@ -132,7 +129,7 @@ class channel_merge {
       sorted.push_back(names[i]);
     }
     try {
-      fill(be, prepare_alone(be, tensor, sorted, source), source, sorted, out);
+      ops::merge_tensor<Backend>{}(be, block_operation(), prepare_alone(be, tensor, sorted, source), source, sorted, out);
     } catch (detail::nonfinite_found const& found) {
       auto const& at = found.where;
       throw value_error(std::string(tensor) + ": " +
@@ -228,8 +225,8 @@ class channel_merge {
     measured_tensor const measured = measure(be, tensor, names, source, curves);
     auto const rows = static_cast<std::uint64_t>(source.channels);
     std::uint64_t const row = static_cast<std::uint64_t>(source.cols) * size_of(source.out);
-    std::uint64_t const labels = rows * names.size();
-    std::uint64_t const fixed = rows * row + labels + (codes_anything(options_.residual) ? labels : 0);
+    bool const column_scales = codes_anything(options_.residual) && options_.residual.rank_one;
+    std::uint64_t const fixed = detail::fixed_bytes(source.channels, source.cols, size_of(source.out), column_scales);
     measured.budget->price = detail::budget_price(options_.budget, curves, rows * row * names.size(), fixed, tensor);
     return prepare_measured(be, tensor, names, source, measured);
   }
@@ -245,6 +242,12 @@ class channel_merge {
       }
       all_zero = all_zero && !(h > 0.0f);
     }
+    float most = 0.0f;
+    for (index_t c = 0; c < source.cols; ++c) { most = std::max(most, source.column_weight[c]); }
+    if (!all_zero && source.cols > 0 && !(most > 1e-15f && most < 1e15f)) {
+      throw argument_error(std::string(tensor) + ": the largest column weight is " + std::to_string(most) +
+                           ", and sums of such weights leave float32; scale them so that their mean is near 1");
+    }
     if (all_zero) {
       throw argument_error(std::string(tensor) + ": all column weights are 0; one at least has to be above");
     }
@@ -255,71 +258,6 @@ class channel_merge {
     using T = typename View::value_type;
     return {reinterpret_cast<std::byte const*>(view.data_handle()), dtype_of<T>,
             view.stride(0) * static_cast<index_t>(sizeof(T))};
-  }
-
-  template <class T>
-  void fill(Backend const& be, tensor_context const& context, tensor_channels const& source,
-            std::vector<std::string> const& names, grouped_tensor<T>& out) const {
-    auto const experts = source.experts.size();
-    auto const most_extra = static_cast<index_t>(std::min<std::size_t>(static_cast<std::size_t>(options_.groups), experts)) - 1;
-    auto const row_bytes = static_cast<std::size_t>(source.cols) * sizeof(T);
-    using access = detail::grouped_tensor_access;
-    std::byte* const pool = access::reshape(out, names, source.channels, source.cols, 1 + most_extra);
-    std::byte* const extra = pool + static_cast<std::size_t>(source.channels) * row_bytes;
-    std::uint8_t* const index = access::index(out);
-
-    index_t const rows = detail::block_rows(source);
-    index_t const blocks = (source.channels + rows - 1) / rows;
-    std::vector<index_t> extra_rows(static_cast<std::size_t>(blocks));
-    std::vector<std::int64_t> similarity(static_cast<std::size_t>(blocks));
-    std::vector<index_t> compared(static_cast<std::size_t>(blocks));
-    bool const codes = codes_anything(options_.residual);
-    std::vector<residual_block> residuals(codes ? static_cast<std::size_t>(blocks) : 0);
-    operation const op = block_operation();
-    struct local {
-      detail::channel_workspace work;
-      std::vector<std::byte> gathered;
-      std::vector<std::uint8_t> label;
-    };
-    tbb::enumerable_thread_specific<local> locals;
-    be.for_each(blocks, [&](index_t b) {
-      local& mine = locals.local();
-      index_t const first = b * rows;
-      channel_block const block = source.block(first, std::min(rows, source.channels - first), mine.gathered);
-      mine.label.resize(static_cast<std::size_t>(block.rows) * experts);
-      merged_block merged;
-      merged.group_zero = pool + static_cast<std::size_t>(first) * row_bytes;
-      // Usually every channel has the full number of groups; then this is its place for good.
-      merged.extra = extra + static_cast<std::size_t>(first * most_extra) * row_bytes;
-      merged.label = mine.label.data();
-      if (codes) { merged.residual = &residuals[static_cast<std::size_t>(b)]; }
-      op(context, block, merged, mine.work);
-      for (index_t r = 0; r < block.rows; ++r) {
-        for (std::size_t e = 0; e < experts; ++e) {
-          index[e * static_cast<std::size_t>(source.channels) + static_cast<std::size_t>(first + r)] =
-              mine.label[static_cast<std::size_t>(r) * experts + e];
-        }
-      }
-      auto const slot = static_cast<std::size_t>(b);
-      extra_rows[slot] = merged.extra_rows;
-      similarity[slot] = merged.similarity;
-      compared[slot] = merged.compared;
-    });
-    // Close the gaps that channels with fewer distinct rows have left.
-    index_t placed = 0;
-    for (index_t b = 0; b < blocks; ++b) {
-      index_t const count = extra_rows[static_cast<std::size_t>(b)];
-      index_t const from = b * rows * most_extra;
-      if (from != placed) {
-        std::memmove(extra + static_cast<std::size_t>(placed) * row_bytes, extra + static_cast<std::size_t>(from) * row_bytes,
-                     static_cast<std::size_t>(count) * row_bytes);
-      }
-      placed += count;
-    }
-    access::place_residuals(out, residuals, context.column);
-    auto const total = std::accumulate(compared.begin(), compared.end(), index_t{0});
-    auto const sum = static_cast<double>(std::accumulate(similarity.begin(), similarity.end(), std::int64_t{0}));
-    access::finish(out, placed, total == 0 ? 1.0 : sum / merged_block::similarity_unit / static_cast<double>(total));
   }
 
   options options_;

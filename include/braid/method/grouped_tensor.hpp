@@ -29,8 +29,10 @@ struct expert_view {
 /// A merged tensor in memory: a pool of rows and an index. The pool holds group 0 of every channel, channel by channel,
 /// then the further groups' rows, channel by channel. The index [experts, channels] says which group an expert is in.
 /// With residuals, an expert's row is round(row of the pool + column scales * decoded residual), see `apply_residual`.
-template <storage_element T>
+template <storage_element T, memory_space Space = memory_space::host>
 class grouped_tensor {
+  static_assert(Space == memory_space::host, "braid: for tensors of a device include <braid/cuda.cuh> in a .cu file");
+
  public:
   grouped_tensor() = default;
 
@@ -89,6 +91,10 @@ class grouped_tensor {
 
   /// Scales of the residuals' columns, [cols]; empty: all one.
   [[nodiscard]] std::span<bfloat16 const> column_scales() const noexcept { return column_; }
+
+  /// The packed residuals and their scales, channel by channel, expert by expert; how long each is, its code says.
+  [[nodiscard]] std::span<std::byte const> planes() const noexcept { return planes_; }
+  [[nodiscard]] std::span<bfloat16 const> scales() const noexcept { return scales_; }
 
   /// Bytes of pool, index, residuals and their columns' scales; the codes where they differ.
   [[nodiscard]] std::size_t stored_bytes() const noexcept {
@@ -178,12 +184,12 @@ struct grouped_tensor_access {
   template <class T>
   static void place_residuals(braid::grouped_tensor<T>& t, std::vector<residual_block> const& blocks,
                               std::vector<bfloat16> const& column) {
-    t.column_ = column;
     for (auto const& b : blocks) {
       t.code_.insert(t.code_.end(), b.code.begin(), b.code.end());
       t.planes_.insert(t.planes_.end(), b.planes.begin(), b.planes.end());
       t.scales_.insert(t.scales_.end(), b.scales.begin(), b.scales.end());
     }
+    t.column_ = t.scales_.empty() ? std::vector<bfloat16>{} : column;  // they scale nothing where no row has a residual
   }
   template <class T>
   static void finish(braid::grouped_tensor<T>& t, index_t extra_rows, double similarity) noexcept {

@@ -24,6 +24,7 @@ struct dare {
 
   double density = 0.7;
   std::uint64_t seed = 0;
+  bool rescale = true;  ///< false: what is kept stays as it is
 
   void validate() const { detail::check_density(name, density); }
 
@@ -36,7 +37,14 @@ struct dare {
 
     BRAID_HD constexpr float operator()(float x, index_t row, index_t col) const noexcept {
       auto const element = static_cast<std::uint64_t>(row * cols + col);
-      return philox_word(seed, stream, element) < threshold ? x * scale : 0.0f;
+      return with_word(x, philox_word(seed, stream, element), row, col);
+    }
+
+    /// The same for a caller that has the element's Philox word already.
+    BRAID_HD constexpr float with_word(float x, std::uint32_t word, index_t, index_t) const noexcept {
+      float const kept = x * scale;
+      bool const keeps = (word < static_cast<std::uint32_t>(threshold)) | ((threshold >> 32) != 0);
+      return keeps ? kept : 0.0f;
     }
 
     /// The same for consecutive columns, in groups of elements that share their Philox blocks.
@@ -75,7 +83,13 @@ struct dare {
   };
 
   [[nodiscard]] plan_type plan(tensor_key const& key) const noexcept {
-    return {seed, key.stream, keep_threshold(density), key.cols, density > 0.0 ? static_cast<float>(1.0 / density) : 0.0f};
+    return {seed, key.stream, keep_threshold(density), key.cols, scale()};
+  }
+
+ private:
+  [[nodiscard]] float scale() const noexcept {
+    if (!rescale) { return 1.0f; }
+    return density > 0.0 ? static_cast<float>(1.0 / density) : 0.0f;
   }
 };
 static_assert(pruning_policy<dare>);

@@ -21,12 +21,14 @@ struct basic_magnitude {
   static constexpr statistic measures = Scope;
 
   double density = 0.7;
+  bool at_least_one = false;  ///< keeps one element where the density would keep none, as mergekit does
 
   void validate() const { detail::check_density(name, density); }
 
   /// How many of `elements` survive.
   [[nodiscard]] index_t keep_count(index_t elements) const noexcept {
-    return static_cast<index_t>(density * static_cast<double>(elements));
+    auto const kept = static_cast<index_t>(density * static_cast<double>(elements));
+    return at_least_one && kept == 0 && elements > 0 ? 1 : kept;
   }
 
   struct plan_type {

@@ -25,6 +25,7 @@ struct magprune {
   double density = 0.7;
   double epsilon = 0.15;
   std::uint64_t seed = 0;
+  bool rescale = true;  ///< false: what is kept stays as it is
 
   void validate() const {
     detail::check_density(name, density);
@@ -41,6 +42,7 @@ struct magprune {
     magnitude_ranks ranks;
     float lowest;  // keep probability of rank 0
     float step;    // and its rise from rank to rank
+    bool rescale;
 
     /// Keep probability of the element of that rank, in float32 with one rounding a step.
     [[nodiscard]] BRAID_HD constexpr float probability(std::uint32_t rank) const noexcept {
@@ -49,11 +51,16 @@ struct magprune {
     }
 
     BRAID_HD constexpr float operator()(float x, index_t row, index_t col) const noexcept {
+      auto const element = static_cast<std::uint64_t>(row * ranks.cols + col);
+      return with_word(x, philox_word(seed, stream, element), row, col);
+    }
+
+    /// The same for a caller that has the element's Philox word already.
+    BRAID_HD constexpr float with_word(float x, std::uint32_t word, index_t, index_t col) const noexcept {
       float const p = probability(ranks.rank[col]);
       // p has 24 bits, so p * 2^32 is exact in float and the conversion truncates nothing but its fraction.
       auto const threshold = static_cast<std::uint64_t>(p * 4294967296.0f);
-      auto const element = static_cast<std::uint64_t>(row * ranks.cols + col);
-      return philox_word(seed, stream, element) < threshold ? x / p : 0.0f;
+      return word < threshold ? (rescale ? x / p : x) : 0.0f;
     }
   };
 
@@ -61,7 +68,7 @@ struct magprune {
     bool const single = ranks.cols < 2;
     double const low = single ? density : density - epsilon;
     double const rise = single ? 0.0 : 2.0 * epsilon / static_cast<double>(ranks.cols - 1);
-    return {seed, key.stream, ranks, static_cast<float>(low), static_cast<float>(rise)};
+    return {seed, key.stream, ranks, static_cast<float>(low), static_cast<float>(rise), rescale};
   }
 };
 static_assert(pruning_policy<magprune>);

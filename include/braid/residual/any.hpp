@@ -23,6 +23,10 @@ struct any {
     requires(std::constructible_from<decltype(choice), R> && !std::same_as<R, any>)
   any(R r) noexcept : choice(r), name(r.name), code(r.code), sweeps(r.sweeps), rank_one(r.rank_one) {}
 
+  void validate() const {
+    std::visit([](auto const& r) { validate_policy(r); }, choice);
+  }
+
   void encode(float const* x, float const* weight, index_t cols, std::byte* plane, bfloat16* scale,
               residual_workspace& work) const {
     std::visit([&](auto const& r) { r.encode(x, weight, cols, plane, scale, work); }, choice);

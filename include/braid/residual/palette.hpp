@@ -32,6 +32,12 @@ struct palette {
     return code == residual_code::none ? allowed : residual_code_list{code};
   }
 
+  void validate() const {
+    for (residual_code const c : codes()) {
+      with(c, [](auto const& policy) { validate_policy(policy); });
+    }
+  }
+
   /// The same number of sweeps for every code.
   void set_sweeps(int n) noexcept {
     sign1.sweeps = sign2.sweeps = sign3.sweeps = ternary.sweeps = trellis1.sweeps = trellis2.sweeps = n;

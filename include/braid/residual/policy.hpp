@@ -1,8 +1,11 @@
 #pragma once
 
 #include <braid/core/concepts.hpp>
+#include <braid/core/error.hpp>
 #include <braid/residual/code.hpp>
 
+#include <string>
+#include <string_view>
 #include <vector>
 
 BRAID_NAMESPACE_BEGIN
@@ -13,6 +16,14 @@ struct residual_workspace {
   std::vector<float> weight;
   std::vector<std::uint8_t> decisions;  ///< for a search that has to find its way back
 };
+
+namespace detail {
+inline void check_sweeps(std::string_view name, int sweeps) {
+  if (sweeps < 0 || sweeps > 1000) {
+    throw argument_error("residual::" + std::string(name) + ": " + std::to_string(sweeps) + " sweeps: choose 0 to 1000, usually 1 to 3");
+  }
+}
+}  // namespace detail
 
 /// Encodes what a row lacks. The decoder is not part of a policy: `residual_code` says which one it is, and every
 /// reader has them all.

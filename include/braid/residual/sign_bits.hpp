@@ -24,6 +24,9 @@ struct sign_bits {
   int sweeps = 3;
   bool rank_one = false;
 
+  /// @throws argument_error for a number of sweeps that can't be meant
+  void validate() const { detail::check_sweeps(name, sweeps); }
+
   void encode(float const* x, float const* weight, index_t cols, std::byte* plane, bfloat16* scale,
               residual_workspace& work) const {
     braid::detail::magnitude_sum const all(x, weight, cols);

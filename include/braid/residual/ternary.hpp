@@ -18,6 +18,9 @@ struct ternary {
   int sweeps = 3;
   bool rank_one = false;
 
+  /// @throws argument_error for a number of sweeps that can't be meant
+  void validate() const { detail::check_sweeps(name, sweeps); }
+
   void encode(float const* x, float const* weight, index_t cols, std::byte* plane, bfloat16* scale,
               residual_workspace&) const noexcept {
     constexpr int rounds = 3;

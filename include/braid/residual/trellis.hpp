@@ -26,6 +26,9 @@ struct trellis {
   int sweeps = 2;
   bool rank_one = false;
 
+  /// @throws argument_error for a number of sweeps that can't be meant
+  void validate() const { detail::check_sweeps(name, sweeps); }
+
   void encode(float const* x, float const* weight, index_t cols, std::byte* plane, bfloat16* scale,
               residual_workspace& work) const {
     scale[0] = bfloat16(0.0f);

@@ -13,7 +13,7 @@ struct balanced : euclidean {
   static constexpr std::string_view name = "balanced";
   static constexpr bool needs_norms = true;
 
-  void normalise(double* gram, int n, double const* norms) const noexcept {
+  BRAID_HD void normalise(double* gram, int n, double const* norms) const noexcept {
     for (int i = 0; i < n; ++i) {
       for (int j = 0; j < n; ++j) {
         double const scale = norms[i] * norms[j];

@@ -16,7 +16,7 @@ struct cosine {
   static constexpr gram_operand operand = gram_operand::deltas;
   static constexpr bool needs_norms = false;
 
-  void normalise(double* gram, int n, double const* /*norms*/) const noexcept {
+  BRAID_HD void normalise(double* gram, int n, double const* /*norms*/) const noexcept {
     for (int i = 0; i < n; ++i) {
       for (int j = 0; j < i; ++j) {
         double const lengths = std::sqrt(gram[i * n + i]) * std::sqrt(gram[j * n + j]);
@@ -29,12 +29,12 @@ struct cosine {
   }
 
   /// Length of the sum of the members' unit vectors.
-  [[nodiscard]] double group_score(double total, double /*trace*/, double /*size*/) const noexcept {
+  [[nodiscard]] BRAID_HD double group_score(double total, double /*trace*/, double /*size*/) const noexcept {
     return total > 0.0 ? std::sqrt(total) : 0.0;
   }
 
   /// 1 - cosine between the member and the group's centroid, from 0 to 2; 1 where either is zero.
-  [[nodiscard]] double distance(double /*self*/, double cross, double total, double /*size*/) const noexcept {
+  [[nodiscard]] BRAID_HD double distance(double /*self*/, double cross, double total, double /*size*/) const noexcept {
     return total > 0.0 ? 1.0 - cross / std::sqrt(total) : 1.0;
   }
 };

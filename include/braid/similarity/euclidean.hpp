@@ -14,15 +14,15 @@ struct euclidean {
   static constexpr gram_operand operand = gram_operand::deltas;
   static constexpr bool needs_norms = false;
 
-  void normalise(double*, int, double const*) const noexcept {}
+  BRAID_HD void normalise(double*, int, double const*) const noexcept {}
 
   /// - (sum of squared lengths - squared length of the sum / size)
-  [[nodiscard]] double group_score(double total, double trace, double size) const noexcept {
+  [[nodiscard]] BRAID_HD double group_score(double total, double trace, double size) const noexcept {
     return -(trace - total / size);
   }
 
   /// Squared distance from the group's mean, never below 0.
-  [[nodiscard]] double distance(double self, double cross, double total, double size) const noexcept {
+  [[nodiscard]] BRAID_HD double distance(double self, double cross, double total, double size) const noexcept {
     double const d = self - 2.0 * cross / size + total / (size * size);
     return d > 0.0 ? d : 0.0;
   }

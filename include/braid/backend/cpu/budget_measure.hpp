@@ -101,7 +101,12 @@ struct measure_curves<cpu, Similarity, Cluster> {
     auto const entries = static_cast<std::size_t>(detail::triangle(static_cast<index_t>(experts), 0));
     index_t const blocks = (tensor.channels + detail::measure_rows - 1) / detail::measure_rows;
     using step = std::pair<float, std::uint64_t>;
-    std::vector<std::vector<step>> steps(static_cast<std::size_t>(blocks));
+    struct block_steps {
+      std::vector<step> all;
+      float grouping = -1.0f;  // the steepest step to more than one group; below 0: there is none
+      float coding = -1.0f;    // the steepest one to a code
+    };
+    std::vector<block_steps> steps(static_cast<std::size_t>(blocks));
     tbb::enumerable_thread_specific<detail::channel_workspace> workspaces;
     be.for_each(blocks, [&](index_t b) {
       detail::channel_workspace& work = workspaces.local();
@@ -123,14 +128,26 @@ struct measure_curves<cpu, Similarity, Cluster> {
                                       distinct.weight.data(), context.stream, channel};
         detail::budget_curve(similarity, cluster, problem, distinct, budget.importance, tensor.cols, size_of(tensor.out), codes, work);
         auto const& hull = work.curve.points;
+        block_steps& mine = steps[static_cast<std::size_t>(b)];
         for (std::size_t i = 1; i < hull.size(); ++i) {
-          steps[static_cast<std::size_t>(b)].emplace_back(braid::cluster::step_slope(hull, i), hull[i].bytes - hull[i - 1].bytes);
+          float const slope = braid::cluster::step_slope(hull, i);
+          mine.all.emplace_back(slope, hull[i].bytes - hull[i - 1].bytes);
+          if (hull[i].choice.groups > 1) { mine.grouping = std::max(mine.grouping, slope); }
+          if (hull[i].choice.code != residual_code::none) { mine.coding = std::max(mine.coding, slope); }
         }
       }
     });
+    float grouping = -1.0f;
+    float coding = -1.0f;
     for (auto const& block : steps) {
-      for (auto const& [slope, bytes] : block) { histogram.add(slope, bytes); }
+      for (auto const& [slope, bytes] : block.all) { histogram.add(slope, bytes); }
+      grouping = std::max(grouping, block.grouping);
+      coding = std::max(coding, block.coding);
     }
+    // Whoever takes the first such step pays for the whole tensor's labels.
+    std::uint64_t const labels = static_cast<std::uint64_t>(tensor.channels) * experts;
+    if (grouping >= 0.0f) { histogram.add(grouping, labels); }
+    if (coding >= 0.0f) { histogram.add(coding, labels); }
   }
 
   static void read_distinct(std::uint8_t const* row_of, std::size_t experts, detail::distinct_rows& distinct) {

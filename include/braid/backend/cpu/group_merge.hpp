@@ -45,6 +45,8 @@ struct consensus_body {
 template <class Prune>
 auto plan_for_row(Prune const& prune, tensor_context const& context, int expert, magnitude_cut const& row_cut,
                   magnitude_ranks const& ranks) {
+  static_assert(Prune::measures != statistic::tensor_band,
+                "braid: channel_merge doesn't cut deltas on both sides; such a pruning is for task_arithmetic");
   auto const e = static_cast<std::size_t>(expert);
   if constexpr (Prune::measures == statistic::none) {
     return prune.plan(context.keys[e]);

@@ -95,24 +95,9 @@ struct merge_channels<cpu, Prune, Similarity, Cluster, Consensus, Residual> {
       }
     }
     cluster.partition(similarity, problem, group.data());
-    int const found = checked_groups(n, used, group);
+    int const found = braid::cluster::detail::checked_groups(cluster.name, n, used, group.data());
     add_similarity(n, group.data(), distinct, gram, out);
     return found;
-  }
-
-  /// Takes a clustering's labels, which may be a user's, and numbers them by first appearance.
-  /// @return how many groups there are @throws argument_error for labels that no group can have
-  int checked_groups(int n, int used, std::array<int, max_experts>& group) const {
-    for (int d = 0; d < n; ++d) {
-      int const label = group[static_cast<std::size_t>(d)];
-      if (label < 0 || label >= used) {
-        throw argument_error("cluster::" + std::string(cluster.name) + " gave the label " + std::to_string(label) +
-                             " where " + std::to_string(used) + " groups were asked for: labels are 0 to " +
-                             std::to_string(used - 1));
-      }
-    }
-    braid::cluster::detail::canonicalise(n, group.data());
-    return *std::max_element(group.begin(), group.begin() + n) + 1;
   }
 
   /// Looks closer where the Gram matrix isn't finite, or can't tell.
@@ -187,7 +172,7 @@ struct merge_channels<cpu, Prune, Similarity, Cluster, Consensus, Residual> {
     if (code == residual_code::none) { return merge(); }
     with_code(residual, code, [&](auto const& policy) {
       // Refining the shared row starts from the members themselves where there are two of them.
-      if (policy.sweeps == 0 || rows.count > 2) { merge(); }
+      if (policy.sweeps <= 0 || rows.count > 2) { merge(); }
       code_group(policy, context, columns, block, row, distinct, rows, label, g, to, out, work);
     });
   }

@@ -1,6 +1,10 @@
 #pragma once
 
 #include <braid/core/concepts.hpp>
+#include <braid/core/error.hpp>
+
+#include <string>
+#include <string_view>
 
 BRAID_STRICT_FP_BEGIN
 BRAID_NAMESPACE_BEGIN
@@ -14,7 +18,7 @@ struct group_sums {
 };
 
 /// Weighted sum of row i's Gram entries with the members of group g.
-inline double cross(cluster_problem const& p, int const* label, int i, int g) noexcept {
+BRAID_HD inline double cross(cluster_problem const& p, int const* label, int i, int g) noexcept {
   double sum = 0.0;
   for (int j = 0; j < p.count; ++j) {
     if (label[j] == g) { sum += p.weight[j] * p.gram[i * p.count + j]; }
@@ -55,6 +59,21 @@ inline void canonicalise(int count, int* label) noexcept {
     if (name < 0) { name = next++; }
     label[i] = name;
   }
+}
+
+/// Takes a clustering's labels, which may be a user's, and numbers them by first appearance.
+/// @return how many groups there are @throws argument_error for labels that no group can have
+inline int checked_groups(std::string_view name, int n, int groups, int* label) {
+  for (int i = 0; i < n; ++i) {
+    if (label[i] < 0 || label[i] >= groups) {
+      throw argument_error("cluster::" + std::string(name) + " gave the label " + std::to_string(label[i]) + " where " +
+                           std::to_string(groups) + " groups were asked for: labels are 0 to " + std::to_string(groups - 1));
+    }
+  }
+  canonicalise(n, label);
+  int most = 0;
+  for (int i = 0; i < n; ++i) { most = label[i] > most ? label[i] : most; }
+  return most + 1;
 }
 
 }  // namespace cluster::detail

@@ -56,6 +56,14 @@ void stream_blocks(cpu const& be, index_t channels, index_t rows_per_block, std:
   });
 }
 
+/// How many blocks may be on their way at once: two a thread, fewer where rows are so long that blocks are.
+inline std::size_t blocks_on_their_way(cpu const& be, std::size_t block_bytes) {
+  constexpr std::size_t limit = std::size_t{256} << 20;
+  auto const wanted = 2 * static_cast<std::size_t>(be.threads());
+  std::size_t const fitting = block_bytes == 0 ? wanted : limit / block_bytes;
+  return fitting < 1 ? 1 : std::min(wanted, fitting);
+}
+
 /// Makes room without ever giving it back. Rows without columns have an address too.
 template <class T>
 void fit(std::vector<T>& v, std::size_t n) {

@@ -85,17 +85,19 @@ class kept_size {
 
 /// The measuring pass of a storage budget over a planned merge: reads every input once, and finds the price at which the
 /// checkpoint keeps to the budget. Counts what is stored in any case exactly: kept tensors, tensors of the base, one row
-/// a channel, indices and codes.
+/// a channel.
 class budget_pass {
  public:
-  budget_pass(cpu const& be, tensor_merger const& merger, std::vector<checkpoint> const& experts, merge_plan const& plan)
-      : be_(be), merger_(merger), experts_(experts), plan_(plan) {}
+  budget_pass(cpu const& be, tensor_merger const& merger, checkpoint const& base, std::vector<checkpoint> const& experts,
+              merge_plan const& plan)
+      : be_(be), merger_(merger), base_(base), experts_(experts), plan_(plan) {}
 
   /// @param measure  reads a tensor's inputs into a curve: `f(planned_tensor, histogram) -> measured_tensor`
+  /// @param done     called with every tensor whose inputs were read
   /// @param expert_bytes  of all tensors of all experts
   /// @param where  the output, for messages
-  template <class Measure>
-  void run(Measure const& measure, std::uint64_t expert_bytes, std::filesystem::path const& where) {
+  template <class Measure, class Done>
+  void run(Measure const& measure, Done const& done, std::uint64_t expert_bytes, std::filesystem::path const& where) {
     cluster::budget_histogram curves;
     std::uint64_t fixed = 0;
     for (auto const& p : plan_.tensors) {
@@ -104,11 +106,13 @@ class budget_pass {
         fixed += rows;
       } else if (p.what == action::keep) {
         fixed += kept_size(be_, p, experts_).bytes();
+        release(p);
+        done(p);
       } else {
-        std::uint64_t const labels = static_cast<std::uint64_t>(p.channels) * experts_.size();
-        bool const codes = merger_.residuals().size() > 1;
-        fixed += rows + labels + (codes ? labels : 0) + (merger_.column_scales() ? 2 * static_cast<std::uint64_t>(p.cols) : 0);
+        fixed += fixed_bytes(p.channels, p.cols, size_of(p.out), merger_.column_scales());
         measured_.emplace(p.name, measure(p, curves));
+        release(p);
+        done(p);
       }
     }
     float const price = budget_price(merger_.budget(), curves, expert_bytes, fixed, where.string());
@@ -118,8 +122,17 @@ class budget_pass {
   [[nodiscard]] measured_tensor const& of(std::string const& tensor) const { return measured_.at(tensor); }
 
  private:
+  /// Mapped pages that are done with go.
+  void release(planned_tensor const& p) const {
+    if (p.what == action::merge && p.base != nullptr) { base_.release(*p.base, 0, p.base->bytes); }
+    for (std::size_t e = 0; e < experts_.size(); ++e) {
+      if (p.experts[e] != nullptr) { experts_[e].release(*p.experts[e], 0, p.experts[e]->bytes); }
+    }
+  }
+
   cpu const& be_;
   tensor_merger const& merger_;
+  checkpoint const& base_;
   std::vector<checkpoint> const& experts_;
   merge_plan const& plan_;
   std::map<std::string, measured_tensor> measured_;

@@ -11,6 +11,7 @@
 #include <braid/engine/merge_plan.hpp>
 #include <braid/engine/report.hpp>
 #include <braid/io/grouped_description.hpp>
+#include <braid/recipe/detail/read_rows.hpp>
 
 #include <chrono>
 #include <cmath>
@@ -26,6 +27,7 @@ struct job_options {
   index_t block_rows = 0;  // 0: chosen; for tests
   progress_callback on_progress;
   column_weights const* weights = nullptr;
+  std::vector<recipe::adapter const*> adapters;  // of each expert, null where it has none; empty: nobody has one
 };
 
 /// Runs a planned merge: every tensor through blocks of channels into a checkpoint_writer.
@@ -35,7 +37,7 @@ class merge_job {
             std::vector<std::string> const& names, merge_plan const& plan, job_options const& options)
       : be_(be), merger_(merger), base_(base), experts_(experts), names_(names), plan_(plan), options_(options),
         residuals_(merger.residuals(), experts.size()), layout_(plan, experts.size(), merger.groups(), residuals_),
-        budget_(be, merger, experts, plan), hashes_(experts.size() + 1) {}
+        budget_(be, merger, base, experts, plan), hashes_(experts.size() + 1) {}
 
   report run(std::filesystem::path const& out, grouped_description description) {
     name_models(description);
@@ -57,6 +59,7 @@ class merge_job {
       for (auto const& t : e.tensors()) { report_.expert_bytes += t.bytes; }
     }
     check_weights();
+    check_adapters();
     if (merger_.budget().stored > 0.0) { measure(out); }
     bool before_bytes = true;
     for (auto const& p : plan_.tensors) {
@@ -135,23 +138,38 @@ class merge_job {
     return it == plan_.tensors.end() ? std::string() : it->name;
   }
 
+  /// What an adapter changes must be merged: kept rows are copied as they are stored.
+  void check_adapters() const {
+    for (recipe::adapter const* const lora : options_.adapters) {
+      if (lora == nullptr) { continue; }
+      for (auto const& d : lora->deltas()) {
+        auto const it = std::find_if(plan_.tensors.begin(), plan_.tensors.end(), [&](auto const& p) { return p.name == d.tensor; });
+        if (it != plan_.tensors.end() && it->what == action::merge && it->transposed == 0) { continue; }
+        throw argument_error(lora->path().string() + ": the adapter changes tensor " + in_quotes(d.tensor) +
+                             ", which isn't merged row by row: merge it (--merge '" + d.tensor +
+                             "'), or merge the adapter into its model first");
+      }
+    }
+  }
+
   /// The measuring pass of a budget.
   void measure(std::filesystem::path const& out) {
     for (auto const& p : plan_.tensors) { report_.bytes_read += p.what == action::from_base ? 0 : p.input_bytes(); }
     auto const one = [&](planned_tensor const& p, cluster::budget_histogram& curves) {
       current_ = &p;
       try {
-        measured_tensor m = merger_.measure(p.name, names_, source_of(p), curves);
-        base_.release(*p.base, 0, p.base->bytes);
-        for (std::size_t e = 0; e < experts_.size(); ++e) { experts_[e].release(*p.experts[e], 0, p.experts[e]->bytes); }
-        bytes_done_ += p.input_bytes();
-        tell();
-        return m;
+        adapted_rows adapted;
+        return merger_.measure(p.name, names_, source_of(p, adapted), curves);
       } catch (nonfinite_found const& found) {
         throw value_error(describe(p, found.where));
       }
     };
-    budget_.run(one, report_.expert_bytes, out);
+    auto const done = [&](planned_tensor const& p) {
+      current_ = &p;
+      bytes_done_ += p.input_bytes();
+      tell();
+    };
+    budget_.run(one, done, report_.expert_bytes, out);
   }
 
   void tensor(planned_tensor const& p, grouped_description& description) {
@@ -196,7 +214,10 @@ class merge_job {
     if (options_.hash_inputs && t != nullptr) { hashes_[model].begin(*t); }
   }
 
-  [[nodiscard]] tensor_channels source_of(planned_tensor const& p) const {
+  using adapted_rows = std::vector<std::unique_ptr<recipe::detail::read_rows>>;
+
+  /// @param adapted  what the result refers to
+  [[nodiscard]] tensor_channels source_of(planned_tensor const& p, adapted_rows& adapted) const {
     tensor_channels s;
     s.channels = p.channels;
     s.cols = p.cols;
@@ -210,20 +231,20 @@ class merge_job {
       return channel_rows{model.bytes(t).data(), t.type, p.cols * static_cast<index_t>(size_of(t.type))};
     };
     s.base = rows(base_, *p.base);
-    for (std::size_t e = 0; e < experts_.size(); ++e) { s.experts.push_back(rows(experts_[e], *p.experts[e])); }
+    for (std::size_t e = 0; e < experts_.size(); ++e) {
+      s.experts.push_back(rows(experts_[e], *p.experts[e]));
+      recipe::adapter const* const lora = options_.adapters.empty() ? nullptr : options_.adapters[e];
+      recipe::lora_delta const* const delta = lora == nullptr ? nullptr : lora->find(p.experts[e]->name);
+      if (delta == nullptr) { continue; }
+      adapted.push_back(std::make_unique<recipe::detail::read_rows>(experts_[e], *p.experts[e], lora, delta, std::nullopt, p.cols));
+      s.experts.back().computed = adapted.back().get();
+    }
     return s;
   }
 
-  /// Blocks on their way at once: two a thread, fewer where rows are so long that blocks are.
-  [[nodiscard]] std::size_t tokens(std::size_t block_bytes) const {
-    constexpr std::size_t limit = std::size_t{256} << 20;
-    auto const wanted = 2 * static_cast<std::size_t>(be_.threads());
-    std::size_t const fitting = block_bytes == 0 ? wanted : limit / block_bytes;
-    return fitting < 1 ? 1 : std::min(wanted, fitting);
-  }
-
   void merge_tensor(planned_tensor const& p, std::size_t own, std::size_t extra, std::vector<std::uint8_t>& index) {
-    tensor_channels const source = source_of(p);
+    adapted_rows adapted;
+    tensor_channels const source = source_of(p, adapted);
     measured_tensor const* const measured = merger_.budget().stored > 0.0 ? &budget_.of(p.name) : nullptr;
     tensor_context const context = merger_.prepare(p.name, names_, source, measured);
     residuals_.begin(p, context.column, *writer_, out_);
@@ -289,7 +310,8 @@ class merge_job {
       tell();
     };
     std::size_t const channel_bytes = (1 + room) * row_bytes + residuals_.plane_bound(p.cols);
-    stream_blocks(be_, p.channels, rows, tokens(static_cast<std::size_t>(rows) * channel_bytes), work, place);
+    stream_blocks(be_, p.channels, rows,
+                  blocks_on_their_way(be_, static_cast<std::size_t>(rows) * channel_bytes), work, place);
   }
 
   /// Group 0 of a [..., cols, width] tensor, from contiguous rows.
@@ -411,7 +433,7 @@ class merge_job {
       tell();
     };
     std::size_t const block_bytes = static_cast<std::size_t>(std::min(rows, p.channels)) * (1 + experts) * row_bytes;
-    stream_blocks(be_, p.channels, rows, tokens(block_bytes), work, place);
+    stream_blocks(be_, p.channels, rows, blocks_on_their_way(be_, block_bytes), work, place);
   }
 
   /// In order: further rows to the file, labels to the index [experts, channels].

@@ -42,7 +42,7 @@ inline constexpr std::int8_t trellis_table<2>[256] = {
 
 /// The value of a state: exact in float32.
 template <int Bits>
-BRAID_HD constexpr float trellis_value(unsigned state) noexcept {
+constexpr float trellis_value(unsigned state) noexcept {
   return static_cast<float>(trellis_table<Bits>[state]) * 0.03125f;
 }
 

@@ -1,0 +1,208 @@
+/// Products by rows of a pool, beside a rebuilt expert: one vector, batches, and batches whose vectors name four experts.
+/// "fraction_of_copy": the time of a memcpy whose bytes read plus bytes written are the rows that the product must read,
+/// over the time of the product, in the same run, on as many threads; a product only reads, and may be above 1.
+///
+///   rows/..., index random, runs (of 64 channels) or constant    serve/row_linear through an index, two rows a channel
+///   dense/...                                                    the same kernels on the rebuilt expert, rows in order
+///   eigen/...                                                    Eigen on the rebuilt expert (float32; bfloat16 is slower)
+///   mixed/..., separate/...                                      four experts in one batch; the same, expert by expert
+///   rebuild/...                                                  what switching the expert costs without an index
+///
+///   build/bench/bin/bench_serve --benchmark_filter=bf16/4096x4096
+
+#include "support/copy_speed.hpp"
+
+#include <braid/core/philox.hpp>
+#include <braid/serve/row_linear.hpp>
+
+#include <Eigen/Core>
+
+#include <benchmark/benchmark.h>
+
+#include <functional>
+#include <memory>
+#include <string>
+
+namespace {
+
+using braid::index_t;
+using braid::tensor_view;
+
+constexpr std::size_t experts = 4;
+enum class layout { random, runs, constant };
+
+/// A pool of two rows a channel, and where four experts have theirs.
+template <class T>
+struct pool {
+  index_t rows;
+  index_t cols;
+  std::vector<T> weight;
+  std::vector<T> rebuilt;  // of expert 1
+
+  pool(index_t r, index_t c) : rows(r), cols(c), weight(static_cast<std::size_t>(2 * r * c)), rebuilt(static_cast<std::size_t>(r * c)) {
+    for (std::size_t i = 0; i < weight.size(); i += 4) {
+      auto const b = braid::philox4x32(1, i, 0);
+      for (std::size_t k = 0; k < 4 && i + k < weight.size(); ++k) {
+        weight[i + k] = T(static_cast<float>(b.word[k]) * 0x1p-36f - 0.03125f);
+      }
+    }
+  }
+
+  [[nodiscard]] std::vector<std::vector<std::int32_t>> index(layout how) const {
+    std::vector<std::vector<std::int32_t>> all(experts, std::vector<std::int32_t>(static_cast<std::size_t>(rows)));
+    for (std::size_t e = 0; e < experts; ++e) {
+      for (index_t c = 0; c < rows; ++c) {
+        std::uint32_t const w = braid::philox4x32(2, static_cast<std::uint64_t>(how == layout::runs ? c / 64 : c), e).word[0];
+        bool const second = how != layout::constant && (w & 1u) != 0;
+        all[e][static_cast<std::size_t>(c)] = static_cast<std::int32_t>(second ? rows + c : c);
+      }
+    }
+    return all;
+  }
+
+  [[nodiscard]] braid::pool_rows source(layout how) const {
+    return {braid::dtype_of<T>, cols, std::as_bytes(std::span(weight)).first(weight.size() * sizeof(T) / 2),
+            std::as_bytes(std::span(weight)).subspan(weight.size() * sizeof(T) / 2), index(how)};
+  }
+
+  void rebuild(std::vector<std::int32_t> const& row) {
+    for (index_t c = 0; c < rows; ++c) {
+      std::memcpy(rebuilt.data() + c * cols, weight.data() + row[static_cast<std::size_t>(c)] * cols, static_cast<std::size_t>(cols) * sizeof(T));
+    }
+  }
+
+  [[nodiscard]] braid::pool_rows dense() const {
+    std::vector<std::int32_t> in_order(static_cast<std::size_t>(rows));
+    for (std::size_t c = 0; c < in_order.size(); ++c) { in_order[c] = static_cast<std::int32_t>(c); }
+    return {braid::dtype_of<T>, cols, std::as_bytes(std::span(rebuilt)), {}, std::vector(experts, in_order)};
+  }
+};
+
+/// One pool at a time: memory is for one.
+template <class T>
+pool<T>& pool_of(index_t rows, index_t cols) {
+  static std::unique_ptr<pool<T>> kept;
+  if (!kept || kept->rows != rows || kept->cols != cols) {
+    kept.reset();
+    kept = std::make_unique<pool<T>>(rows, cols);
+    kept->rebuild(kept->index(layout::random)[1]);
+  }
+  return *kept;
+}
+
+std::vector<float> vectors(index_t count) {
+  std::vector<float> x(static_cast<std::size_t>(count));
+  for (std::size_t i = 0; i < x.size(); ++i) { x[i] = static_cast<float>(braid::philox4x32(3, i, 0).word[0]) * 0x1p-31f - 1.0f; }
+  return x;
+}
+
+/// Times `work`, which must read `least` bytes.
+void measure(benchmark::State& state, braid::cpu const& be, std::size_t least, std::function<void()> const& work) {
+  work();
+  double const copy = braid_bench::copy_seconds(be, least, 9);
+  std::vector<double> seconds;
+  for (auto _ : state) {
+    auto const start = std::chrono::steady_clock::now();
+    work();
+    seconds.push_back(braid_bench::seconds_since(start));
+    state.SetIterationTime(seconds.back());
+  }
+  std::nth_element(seconds.begin(), seconds.begin() + static_cast<std::ptrdiff_t>(seconds.size() / 2), seconds.end());
+  double const median = seconds[seconds.size() / 2];
+  state.counters["median_ms"] = median * 1e3;
+  state.counters["fraction_of_copy"] = copy / median;
+  state.counters["GB/s"] = static_cast<double>(least) / median / 1e9;
+}
+
+struct shape {
+  index_t rows;
+  index_t cols;
+};
+
+template <class T>
+void add_shape(std::string const& type, shape s, int threads) {
+  std::string const where = type + "/" + std::to_string(s.rows) + "x" + std::to_string(s.cols);
+  std::size_t const bytes = static_cast<std::size_t>(s.rows * s.cols) * sizeof(T);
+  auto const add = [&](std::string const& name, auto const& body) {
+    benchmark::RegisterBenchmark((name + "/threads:" + std::to_string(threads)).c_str(), body)->UseManualTime()->Unit(benchmark::kMillisecond)->MinTime(0.3);
+  };
+  for (index_t const batch : {1, 4, 16, 64}) {
+    std::string const b = "/batch:" + std::to_string(batch);
+    auto const product = [=](benchmark::State& state, braid::pool_rows const& source) {
+      braid::cpu const be(threads);
+      braid::row_linear const linear(source);
+      auto const x = vectors(batch * s.cols);
+      std::vector<float> y(static_cast<std::size_t>(batch * s.rows));
+      measure(state, be, bytes, [&] { linear.apply(be, 1, tensor_view<float const>(x.data(), batch, s.cols), tensor_view<float>(y.data(), batch, s.rows)); });
+      benchmark::DoNotOptimize(y.data());
+    };
+    add("dense/" + where + b, [=](benchmark::State& state) { product(state, pool_of<T>(s.rows, s.cols).dense()); });
+    for (auto const& [name, how] : {std::pair{"random", layout::random}, {"runs", layout::runs}, {"constant", layout::constant}}) {
+      if (batch != 1 && how != layout::random) { continue; }
+      add("rows/" + where + b + "/index:" + name, [=](benchmark::State& state) { product(state, pool_of<T>(s.rows, s.cols).source(how)); });
+    }
+    if constexpr (std::is_same_v<T, float>) {
+      if (threads == 1) {  // what it does with several depends on OpenMP
+        add("eigen/" + where + b, [=](benchmark::State& state) {
+          using row_major = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+          auto const& p = pool_of<T>(s.rows, s.cols);
+          Eigen::Map<row_major const> const w(p.rebuilt.data(), s.rows, s.cols);
+          auto const x = vectors(batch * s.cols);
+          std::vector<float> y(static_cast<std::size_t>(batch * s.rows));
+          measure(state, braid::cpu(1), bytes, [&] {
+            if (batch == 1) {
+              Eigen::Map<Eigen::VectorXf>(y.data(), s.rows).noalias() = w * Eigen::Map<Eigen::VectorXf const>(x.data(), s.cols);
+            } else {
+              Eigen::Map<Eigen::MatrixXf>(y.data(), s.rows, batch).noalias() = w * Eigen::Map<Eigen::MatrixXf const>(x.data(), s.cols, batch);
+            }
+          });
+          benchmark::DoNotOptimize(y.data());
+        });
+      }
+    }
+    if (batch == 1) { continue; }
+    for (bool const together : {true, false}) {
+      add((together ? "mixed/" : "separate/") + where + b, [=](benchmark::State& state) {
+        braid::cpu const be(threads);
+        braid::row_linear const linear(pool_of<T>(s.rows, s.cols).source(layout::random));
+        auto const x = vectors(batch * s.cols);
+        std::vector<float> y(static_cast<std::size_t>(batch * s.rows));
+        std::vector<std::size_t> expert;
+        for (index_t i = 0; i < batch; ++i) { expert.push_back(static_cast<std::size_t>(i) * experts / static_cast<std::size_t>(batch)); }
+        // Four experts of two rows a channel need nearly all of the pool.
+        measure(state, be, 2 * bytes, [&] {
+          if (together) {
+            linear.apply(be, expert, tensor_view<float const>(x.data(), batch, s.cols), tensor_view<float>(y.data(), batch, s.rows));
+            return;
+          }
+          index_t const each = batch / static_cast<index_t>(experts);
+          for (std::size_t e = 0; e < experts; ++e) {
+            index_t const first = static_cast<index_t>(e) * each;
+            linear.apply(be, e, tensor_view<float const>(x.data() + first * s.cols, each, s.cols), tensor_view<float>(y.data() + first * s.rows, each, s.rows));
+          }
+        });
+        benchmark::DoNotOptimize(y.data());
+      });
+    }
+  }
+  add("rebuild/" + where, [=](benchmark::State& state) {
+    auto& p = pool_of<T>(s.rows, s.cols);
+    auto const index = p.index(layout::random);
+    std::size_t next = 0;
+    measure(state, braid::cpu(1), 2 * bytes, [&] { p.rebuild(index[next++ % experts]); });
+  });
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  for (int const threads : {1, 4}) {
+    for (shape const s : {shape{4096, 4096}, {1024, 4096}, {14336, 4096}, {4096, 14336}}) {
+      add_shape<braid::bfloat16>("bf16", s, threads);
+      add_shape<braid::float16>("f16", s, threads);
+      add_shape<float>("f32", s, threads);
+    }
+  }
+  benchmark::Initialize(&argc, argv);
+  benchmark::RunSpecifiedBenchmarks();
+}

@@ -1,0 +1,124 @@
+#pragma once
+
+#include <braid/backend/cuda.cuh>
+#include <braid/method/grouped_tensor.hpp>
+
+BRAID_NAMESPACE_BEGIN
+
+namespace detail {
+
+struct device_tensor_access;  // who may fill one
+
+/// One 16-bit or 32-bit element of a gather of rows: to[r] = from[row[r]].
+template <class T>
+struct gather_rows {
+  T const* from;
+  std::int32_t const* row;
+  T* to;
+  index_t cols;
+  index_t to_stride;
+  BRAID_HD void operator()(index_t i) const noexcept {
+    index_t const r = i / cols;
+    index_t const c = i % cols;
+    to[r * to_stride + c] = from[static_cast<index_t>(row[r]) * cols + c];
+  }
+};
+
+}  // namespace detail
+
+/// A merged tensor on a device: the pool of rows in device memory, the index on the host. Otherwise as on the host.
+template <storage_element T>
+class grouped_tensor<T, memory_space::device> {
+ public:
+  grouped_tensor() = default;
+
+  [[nodiscard]] index_t channels() const noexcept { return index_.channels(); }
+  [[nodiscard]] index_t cols() const noexcept { return cols_; }
+  [[nodiscard]] std::vector<std::string> const& experts() const noexcept { return index_.experts(); }
+
+  /// Rows in the pool: between `channels()` and `channels()` times the number of groups.
+  [[nodiscard]] index_t pool_rows() const noexcept { return index_.pool_rows(); }
+  [[nodiscard]] tensor_view<T const, memory_space::device> pool() const noexcept { return {pool_.data(), pool_rows(), cols_}; }
+
+  /// Group of an expert in a channel.
+  [[nodiscard]] int group(std::size_t expert, index_t channel) const noexcept { return index_.group(expert, channel); }
+  [[nodiscard]] int groups(index_t channel) const noexcept { return index_.groups(channel); }
+  /// Mean cosine of the clustered deltas with their group's sum; 1 where nothing had to be clustered.
+  [[nodiscard]] double similarity() const noexcept { return index_.similarity(); }
+  /// @throws argument_error naming those that exist
+  [[nodiscard]] std::size_t expert_number(std::string_view name) const { return index_.expert_number(name); }
+  /// The pool row of each channel of an expert, [channels].
+  [[nodiscard]] std::vector<std::int32_t> rows(std::size_t expert) const { return index_.rows(expert); }
+  /// Bytes of pool and index.
+  [[nodiscard]] std::size_t stored_bytes() const noexcept {
+    return static_cast<std::size_t>(pool_rows() * cols_) * sizeof(T) + index_.stored_bytes();
+  }
+
+  /// Rebuilds an expert's weight [channels, cols] in device memory; enqueues. Its list of rows is read before it returns.
+  /// @throws shape_error if `out` has another shape
+  void extract(cuda const& be, std::size_t expert, tensor_view<T, memory_space::device> out) const {
+    if (out.rows() != channels() || out.cols() != cols_) {
+      throw shape_error("grouped tensor: extract needs room for " + std::to_string(channels()) + " x " + std::to_string(cols_) +
+                        " elements, not " + std::to_string(out.rows()) + " x " + std::to_string(out.cols()));
+    }
+    auto const from = rows(expert);
+    device_buffer<std::int32_t> const row = be.make_buffer<std::int32_t>(from.size());
+    be.to_device(row.data(), from.data(), from.size());  // pageable memory: has been read when this returns
+    be.for_each(channels() * cols_, detail::gather_rows<T>{pool_.data(), row.data(), out.data_handle(), cols_, out.stride(0)});
+  }
+
+  /// The same tensor in host memory; waits.
+  [[nodiscard]] grouped_tensor<T> to_host(cuda const& be) const;
+
+ private:
+  friend struct detail::device_tensor_access;
+
+  grouped_tensor<T> index_;  // with rows of no columns
+  index_t cols_ = 0;
+  device_buffer<T> pool_;
+};
+
+namespace detail {
+
+/// Who may fill the device's kind of grouped tensor.
+struct device_tensor_access {
+  /// Sets names and shape and makes room for `most_groups` rows a channel. @return that room
+  template <class T>
+  static T* reshape(braid::grouped_tensor<T, memory_space::device>& t, cuda const& be, std::vector<std::string> names, index_t channels,
+                    index_t cols, index_t most_groups) {
+    (void)grouped_tensor_access::reshape(t.index_, std::move(names), channels, 0, 1);
+    t.cols_ = cols;
+    auto const need = static_cast<std::size_t>(channels * most_groups * cols);
+    if (need > t.pool_.size()) {
+      t.pool_ = device_buffer<T>{};  // gives the old room back first
+      t.pool_ = be.make_buffer<T>(need);
+    }
+    return t.pool_.data();
+  }
+  template <class T>
+  static std::uint8_t* index(braid::grouped_tensor<T, memory_space::device>& t) noexcept {
+    return grouped_tensor_access::index(t.index_);
+  }
+  template <class T>
+  static void finish(braid::grouped_tensor<T, memory_space::device>& t, index_t extra_rows, double similarity) noexcept {
+    grouped_tensor_access::finish(t.index_, extra_rows, similarity);
+  }
+};
+
+}  // namespace detail
+
+template <storage_element T>
+grouped_tensor<T> grouped_tensor<T, memory_space::device>::to_host(cuda const& be) const {
+  grouped_tensor<T> host;
+  std::byte* const pool = detail::grouped_tensor_access::reshape(host, experts(), channels(), cols_, channels() == 0 ? 1 : (pool_rows() + channels() - 1) / channels());
+  be.to_host(reinterpret_cast<T*>(pool), static_cast<T const*>(pool_.data()), static_cast<std::size_t>(pool_rows() * cols_));
+  std::uint8_t* to = detail::grouped_tensor_access::index(host);
+  for (std::size_t e = 0; e < experts().size(); ++e) {
+    for (index_t c = 0; c < channels(); ++c) { *to++ = static_cast<std::uint8_t>(group(e, c)); }
+  }
+  detail::grouped_tensor_access::finish(host, pool_rows() - channels(), similarity());
+  be.synchronize();
+  return host;
+}
+
+BRAID_NAMESPACE_END

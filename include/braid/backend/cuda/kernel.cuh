@@ -1,0 +1,99 @@
+#pragma once
+
+/// What all device code stands on: the gate, kernels' linkage, and the few PTX instructions that C++ has no name for.
+
+#if !defined(__CUDACC__)
+#error "braid: headers called .cuh are for nvcc; name your file .cu, or include <braid/braid.hpp> for braid::cpu"
+#endif
+
+#include <braid/core/float_types.hpp>
+
+#include <cuda_runtime.h>
+
+/// A kernel belongs to the file that compiled it: two shared libraries of one program may hold the same instance, for
+/// different architectures.
+#define BRAID_KERNEL static __global__
+
+BRAID_NAMESPACE_BEGIN
+namespace detail::ptx {
+
+/// Address of shared memory as the instructions below want it.
+__device__ inline std::uint32_t shared_address(void const* p) noexcept {
+  return static_cast<std::uint32_t>(__cvta_generic_to_shared(p));
+}
+
+/// A barrier in shared memory that copies complete. Made by one thread, before a barrier of all.
+__device__ inline void make_copy_barrier(std::uint64_t* barrier) noexcept {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(barrier)) : "memory");
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+/// Says how many bytes the copies will bring. One thread, once.
+__device__ inline void expect_copies(std::uint64_t* barrier, std::uint32_t bytes) noexcept {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes) : "memory");
+}
+
+/// Starts copying `bytes` to shared memory; addresses and bytes are multiples of 16.
+__device__ inline void copy_in(void* shared, void const* global, std::uint32_t bytes, std::uint64_t* barrier) noexcept {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared_address(shared)),
+               "l"(global), "r"(bytes), "r"(shared_address(barrier))
+               : "memory");
+}
+
+/// Asks for `bytes` to be brought to the L2 cache; address and bytes are multiples of 16.
+__device__ inline void prefetch(void const* global, std::uint32_t bytes) noexcept {
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(global), "r"(bytes) : "memory");
+}
+
+/// Waits until all expected bytes are there.
+__device__ inline void wait_for_copies(std::uint64_t* barrier) noexcept {
+  std::uint32_t const address = shared_address(barrier);
+  std::uint32_t done = 0;
+  while (done == 0) {
+    asm volatile(
+        "{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p, [%1], 0;\nselp.u32 %0, 1, 0, p;\n}"
+        : "=r"(done)
+        : "r"(address)
+        : "memory");
+  }
+}
+
+/// Makes this thread's ordinary writes to shared memory visible to copies out of it, behind a barrier of all.
+__device__ inline void publish_to_copies() noexcept { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+/// Starts copying `bytes` from shared memory; addresses and bytes are multiples of 16.
+__device__ inline void copy_out(void* global, void const* shared, std::uint32_t bytes) noexcept {
+  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(global), "r"(shared_address(shared)), "r"(bytes) : "memory");
+}
+
+/// Waits until this thread's copies out have read shared memory.
+__device__ inline void finish_copies_out() noexcept {
+  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+  asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+}
+
+/// Number of this block in its cluster.
+__device__ inline std::uint32_t cluster_rank() noexcept {
+  std::uint32_t r;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(r));
+  return r;
+}
+
+/// Half of a barrier of all threads of a cluster; writes before it are seen behind the other half.
+__device__ inline void cluster_arrive() noexcept { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
+__device__ inline void cluster_wait() noexcept { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
+
+/// Writes to the place in block `rank` that `p` is in this block.
+__device__ inline void store_in_cluster(float* p, std::uint32_t rank, float x) noexcept {
+  std::uint32_t there;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(shared_address(p)), "r"(rank));
+  asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(there), "f"(x) : "memory");
+}
+__device__ inline void store_in_cluster(std::uint8_t* p, std::uint32_t rank, std::uint32_t x) noexcept {
+  std::uint32_t there;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(shared_address(p)), "r"(rank));
+  asm volatile("st.shared::cluster.u8 [%0], %1;" ::"r"(there), "r"(x) : "memory");
+}
+
+}  // namespace detail::ptx
+BRAID_NAMESPACE_END

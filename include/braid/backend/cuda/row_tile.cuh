@@ -1,0 +1,100 @@
+#pragma once
+
+/// The rows of one channel in shared memory: in, compared, and out again.
+
+#include <braid/backend/cuda/lane_codec.cuh>
+#include <braid/backend/cuda/tile_plan.hpp>
+
+BRAID_NAMESPACE_BEGIN
+namespace detail {
+
+/// One model's rows of a tensor as kernels see them.
+struct device_rows {
+  std::byte const* data = nullptr;
+  index_t stride = 0;  // bytes
+};
+
+/// A block's share of a channel.
+template <class T>
+struct row_tile {
+  std::byte* shared;
+  tile_plan const& plan;
+  index_t cols;
+  int first_segment;
+  int own;
+
+  static constexpr int segment_words = sum_order::segment * static_cast<int>(sizeof(T)) / 4;
+
+  __device__ std::byte* segment(int model, int s) const noexcept {
+    return shared + static_cast<std::uint32_t>(model) * plan.model_bytes + static_cast<std::uint32_t>(s) * plan.segment_bytes;
+  }
+  __device__ index_t column(int s) const noexcept { return static_cast<index_t>(first_segment + s) * sum_order::segment; }
+
+  /// Columns of a segment that the row has.
+  __device__ int width(int s) const noexcept {
+    index_t const left = cols - column(s);
+    return static_cast<int>(left < sum_order::segment ? left : sum_order::segment);
+  }
+
+  /// Starts copying one segment of a row in, for one thread; the row begins and ends on 16 bytes.
+  __device__ void copy_in(int model, int s, std::byte const* row, std::uint64_t* barrier) const noexcept {
+    ptx::copy_in(segment(model, s), row + column(s) * static_cast<index_t>(sizeof(T)), static_cast<std::uint32_t>(width(s)) * sizeof(T), barrier);
+  }
+  __device__ void prefetch(int s, std::byte const* row) const noexcept {
+    ptx::prefetch(row + column(s) * static_cast<index_t>(sizeof(T)), static_cast<std::uint32_t>(width(s)) * sizeof(T));
+  }
+  __device__ void copy_out(int model, int s, std::byte* row) const noexcept {
+    ptx::copy_out(row + column(s) * static_cast<index_t>(sizeof(T)), segment(model, s), static_cast<std::uint32_t>(width(s)) * sizeof(T));
+  }
+
+  /// Zeros behind the row's end.
+  __device__ void clear_end(int model) const noexcept {
+    int const s = own - 1;
+    for (int c = width(s) + static_cast<int>(threadIdx.x); c < sum_order::segment; c += static_cast<int>(blockDim.x)) {
+      reinterpret_cast<T*>(segment(model, s))[c] = T{};
+    }
+  }
+
+  /// The same for rows that lie anywhere, by all threads.
+  __device__ void load(int model, std::byte const* row) const noexcept {
+    auto const* const from = reinterpret_cast<T const*>(row);
+    for (int i = static_cast<int>(threadIdx.x); i < own * sum_order::segment; i += static_cast<int>(blockDim.x)) {
+      int const s = i / sum_order::segment;
+      int const c = i % sum_order::segment;
+      reinterpret_cast<T*>(segment(model, s))[c] = c < width(s) ? from[column(s) + c] : T{};
+    }
+  }
+  __device__ void store(int model, std::byte* row) const noexcept {
+    auto* const to = reinterpret_cast<T*>(row);
+    for (int i = static_cast<int>(threadIdx.x); i < own * sum_order::segment; i += static_cast<int>(blockDim.x)) {
+      int const s = i / sum_order::segment;
+      int const c = i % sum_order::segment;
+      if (c < width(s)) { to[column(s) + c] = reinterpret_cast<T const*>(segment(model, s))[c]; }
+    }
+  }
+
+  /// Whether this thread's part of two rows differs.
+  __device__ bool differ(int a, int b) const noexcept {
+    for (int i = static_cast<int>(threadIdx.x); i < own * segment_words; i += static_cast<int>(blockDim.x)) {
+      int const at = i % segment_words * 4;
+      int const s = i / segment_words;
+      if (*reinterpret_cast<std::uint32_t const*>(segment(a, s) + at) != *reinterpret_cast<std::uint32_t const*>(segment(b, s) + at)) {
+        return true;
+      }
+    }
+    return false;
+  }
+
+  /// Whether this thread's part of a row is finite.
+  __device__ bool finite(int model) const noexcept {
+    for (int i = static_cast<int>(threadIdx.x); i < own * segment_words; i += static_cast<int>(blockDim.x)) {
+      if (!word_is_finite<T>(*reinterpret_cast<std::uint32_t const*>(segment(model, i / segment_words) + i % segment_words * 4))) {
+        return false;
+      }
+    }
+    return true;
+  }
+};
+
+}  // namespace detail
+BRAID_NAMESPACE_END

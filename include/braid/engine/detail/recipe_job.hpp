@@ -1,0 +1,356 @@
+#pragma once
+
+/// Runs a planned recipe: every tensor through blocks of channels into a checkpoint_writer.
+
+#include <braid/engine/detail/block_stream.hpp>
+#include <braid/engine/detail/input_hash.hpp>
+#include <braid/engine/detail/model_files.hpp>
+#include <braid/engine/detail/nonfinite.hpp>
+#include <braid/engine/report.hpp>
+#include <braid/method/global_magnitude_cuts.hpp>
+#include <braid/method/make_tensor_method.hpp>
+#include <braid/recipe/detail/tensor_inputs.hpp>
+
+#include <tbb/enumerable_thread_specific.h>
+
+#include <chrono>
+
+BRAID_NAMESPACE_BEGIN
+namespace recipe {
+
+/// How a recipe runs; what it computes is in the plan.
+struct run_options {
+  std::uint64_t max_shard_bytes = 5'000'000'000;  // tensor bytes a file; a larger tensor has its own file
+  bool overwrite = false;                         // replace a checkpoint at the output path
+  bool hash_inputs = true;                        // name what was read in the model card; costs a hash of every input byte
+  bool allow_nonfinite = false;                   // NaN and infinity in inputs are merged as they are
+  index_t block_rows = 0;                         // channels a block; 0: chosen. Never changes a result
+  progress_callback on_progress{};
+};
+
+namespace detail {
+
+/// The methods of a recipe: one, in a form for each meaning of `rescale`.
+class method_set {
+ public:
+  explicit method_set(merge_recipe const& r) : name_(r.merge_method) {
+    options_.style = r.style == "paper" ? method_style::paper : method_style::mergekit;
+    options_.seed = r.seed;
+    if (r.trim_scope == "row") { options_.scope = trim_scope::row; }
+    if (r.trim_scope == "tensor") { options_.scope = trim_scope::tensor; }
+    if (r.trim_scope == "model" || r.trim_scope == "global") { options_.scope = trim_scope::model; }
+  }
+
+  [[nodiscard]] tensor_method<cpu> const& of(run_tensor const& t) {
+    auto& method = made_[t.rescaling];
+    if (!method) {
+      method_options options = options_;
+      options.rescaling = t.rescaling;
+      method = make_tensor_method<cpu>(name_, options);
+    }
+    return *method;
+  }
+
+ private:
+  std::string name_;
+  method_options options_;
+  std::map<std::optional<rescale>, std::unique_ptr<tensor_method<cpu>>> made_;
+};
+
+class recipe_job {
+ public:
+  recipe_job(cpu const& be, run_plan const& plan, run_options const& options)
+      : be_(be), plan_(plan), options_(options), methods_(plan.recipe), hashes_(plan.models.size()),
+        adapter_hashes_(plan.models.size()) {}
+
+  report run(std::filesystem::path const& out) {
+    std::vector<std::filesystem::path> inputs;
+    for (opened_model const& m : plan_.models) {
+      inputs.push_back(m.files.path());
+      if (m.lora) { inputs.push_back(m.lora_path); }
+    }
+    check_output(out, inputs, options_.overwrite);
+    std::vector<tensor_plan> tensors;
+    for (run_tensor const& t : plan_.tensors) { tensors.push_back({t.name, t.out, t.shape}); }
+    checkpoint_writer writer(out, std::move(tensors), 0, {options_.max_shard_bytes, options_.overwrite, "model"});
+    writer_ = &writer;
+    report_.notes = plan_.notes;
+    report_.bytes_read = plan_.bytes_read();
+    model_files(plan_).write(writer);  // what is small and may fail comes first
+    measure_cuts();
+    for (std::size_t i = 0; i < plan_.tensors.size(); ++i) {
+      tensor(i);
+      ++tensors_done_;
+    }
+    hash_adapters();
+    writer.add_file("README.md", model_card(plan_, hash_texts(hashes_), hash_texts(adapter_hashes_)));
+    report_.stored_bytes = writer.bytes_written();
+    for (run_tensor const& t : plan_.tensors) { report_.expert_bytes += t.input_bytes(); }
+    report_.stored_fraction =
+        report_.expert_bytes == 0 ? 0.0 : static_cast<double>(report_.stored_bytes) / static_cast<double>(report_.expert_bytes);
+    writer.commit({});
+    report_.seconds = seconds();
+    return std::move(report_);
+  }
+
+ private:
+  using clock = std::chrono::steady_clock;
+  [[nodiscard]] double seconds() const { return std::chrono::duration<double>(clock::now() - start_).count(); }
+
+  /// Trims over the whole model: two or three passes over everything that is merged.
+  void measure_cuts() {
+    std::vector<run_tensor const*> merged;
+    for (run_tensor const& t : plan_.tensors) {
+      if (t.what == tensor_step::merge && t.elements() > 0) { merged.push_back(&t); }
+    }
+    if (merged.empty() || !methods_.of(*merged.front()).info().needs_cuts) { return; }
+    auto const densities = [](run_tensor const& t) {
+      std::vector<double> all;
+      auto const it = t.parameters.of_model.find("density");
+      for (std::size_t i = 0; i < t.sources.size(); ++i) {
+        all.push_back(it == t.parameters.of_model.end() ? 1.0 : it->second[i].value_or(1.0));
+      }
+      return all;
+    };
+    std::vector<double> const density = densities(*merged.front());
+    for (run_tensor const* const t : merged) {
+      if (densities(*t) != density) {
+        throw argument_error(plan_.recipe.file + ": trimming over the whole model needs one density a model, and tensor " +
+                             braid::detail::in_quotes(t->name) + " has others than " +
+                             braid::detail::in_quotes(merged.front()->name) + "; write 'trim_scope: tensor'");
+      }
+    }
+    cuts_.emplace(density);
+    while (cuts_->next_pass()) {
+      for (run_tensor const* const t : merged) {
+        tensor_inputs const inputs(plan_, *t);
+        current_ = t;
+        try {
+          cuts_->add(be_, inputs.channels());
+        } catch (braid::detail::nonfinite_found const& found) { throw value_error(describe(*t, found.where)); }
+        release_all(*t);
+        report_.bytes_read += t->input_bytes();
+        bytes_done_ += t->input_bytes();
+        tell();
+      }
+    }
+  }
+
+  void tensor(std::size_t number) {
+    run_tensor const& t = plan_.tensors[number];
+    current_ = &t;
+    std::size_t const slot = writer_->begin(t.name);
+    report::tensor stats;
+    stats.name = t.name;
+    stats.action = std::string(name_of(t.what));
+    stats.channels = stats.stored_rows = t.channels();
+    tensor_inputs const inputs(plan_, t);
+    if (t.elements() > 0) {
+      begin_hashes(t);
+      try {
+        if (t.what == tensor_step::merge) {
+          merge(t, inputs, slot);
+        } else {
+          copy(t, inputs, slot);
+        }
+      } catch (braid::detail::nonfinite_found const& found) { throw value_error(describe(t, found.where)); }
+      release_all(t);
+    }
+    report_.tensors.push_back(std::move(stats));
+  }
+
+  void merge(run_tensor const& t, tensor_inputs const& inputs, std::size_t slot) {
+    tensor_method<cpu> const& method = methods_.of(t);
+    tensor_request request = inputs.request(options_.allow_nonfinite);
+    if (cuts_) { request.cuts = cuts_->of_tensor(merged_so_far_); }
+    ++merged_so_far_;
+    auto const plan = method.prepare(be_, request);
+    std::size_t const row_bytes = static_cast<std::size_t>(t.cols()) * size_of(t.out);
+    tbb::enumerable_thread_specific<workspace> locals;
+    stream(t, inputs, [&](braid::detail::block_slot& s) {
+      workspace& work = locals.local();
+      auto const block = inputs.channels().block(s.first, s.rows, work.gathered);
+      std::size_t const bytes = static_cast<std::size_t>(s.rows) * row_bytes;
+      braid::detail::fit(s.group_zero, bytes);
+      method.apply(*plan, block, s.group_zero.data(), work);
+      check_stored(t, s, work);
+      writer_->write(slot, static_cast<std::uint64_t>(s.first) * row_bytes, std::span(s.group_zero).first(bytes));
+    });
+  }
+
+  /// Of one model: bytes as they are, unless their type changes.
+  void copy(run_tensor const& t, tensor_inputs const& inputs, std::size_t slot) {
+    channel_rows const& rows = inputs.channels().experts.front();
+    std::size_t const row_bytes = static_cast<std::size_t>(t.cols()) * size_of(t.out);
+    bool const as_it_is = rows.computed == nullptr && rows.type == t.out;
+    bool const checked = is_computable(rows.type) && !options_.allow_nonfinite;
+    tbb::enumerable_thread_specific<workspace> locals;
+    stream(t, inputs, [&](braid::detail::block_slot& s) {
+      workspace& work = locals.local();
+      std::size_t const bytes = static_cast<std::size_t>(s.rows) * row_bytes;
+      auto const at = static_cast<std::uint64_t>(s.first) * row_bytes;
+      if (!is_computable(rows.type)) {
+        writer_->write(slot, at, std::span(rows.data + at, bytes));
+        return;
+      }
+      auto const block = inputs.channels().block(s.first, s.rows, work.gathered);
+      channel_rows const& from = block.experts.front();
+      if (checked) { check_rows(from.data, from.type, s, t.cols(), 0, work); }
+      if (as_it_is) {
+        writer_->write(slot, at, std::span(from.data, bytes));
+        return;
+      }
+      braid::detail::fit(s.group_zero, bytes);
+      for (index_t r = 0; r < s.rows; ++r) {
+        braid::detail::convert(from.type, from.row(r), t.out, s.group_zero.data() + static_cast<std::size_t>(r) * row_bytes, t.cols());
+      }
+      check_stored(t, s, work);
+      writer_->write(slot, at, std::span(s.group_zero).first(bytes));
+    });
+  }
+
+  using workspace = ops::tensor_blocks<cpu>::workspace;
+
+  /// Blocks of a tensor through `work`, hashes and pages of its inputs taken care of.
+  template <class Work>
+  void stream(run_tensor const& t, tensor_inputs const& inputs, Work const& work) {
+    auto const sources = t.inputs();
+    bool const hashing = options_.hash_inputs && t.owners.empty();
+    index_t const rows = options_.block_rows > 0 ? options_.block_rows : braid::detail::block_rows(inputs.channels());
+    std::size_t const block_bytes = static_cast<std::size_t>(rows * t.cols()) * size_of(t.out);
+    auto const both = [&](braid::detail::block_slot& s) {
+      work(s);
+      if (!hashing) { return; }
+      auto const n = static_cast<std::size_t>(s.rows);
+      braid::detail::fit(s.hash, n * sources.size());
+      for (std::size_t i = 0; i < sources.size(); ++i) {
+        for (std::size_t r = 0; r < n; ++r) { s.hash[i * n + r] = stored_row_hash(sources[i], s.first + static_cast<index_t>(r)); }
+      }
+    };
+    auto const place = [&](braid::detail::block_slot& s) {
+      auto const n = static_cast<std::size_t>(s.rows);
+      for (std::size_t i = 0; i < sources.size(); ++i) {
+        if (hashing) { hashes_[sources[i].model].rows(s.hash.data() + i * n, n); }
+        if (t.owners.empty()) { release(sources[i], s.first, s.rows); }
+      }
+      bytes_done_ += static_cast<std::uint64_t>(static_cast<double>(t.input_bytes()) * static_cast<double>(s.rows) /
+                                                static_cast<double>(t.channels()));
+      tell();
+    };
+    braid::detail::stream_blocks(be_, t.channels(), rows, braid::detail::blocks_on_their_way(be_, block_bytes), both, place);
+  }
+
+  void check_rows(std::byte const* data, dtype type, braid::detail::block_slot const& s, index_t cols, int model, workspace& work) const {
+    try {
+      ops::tensor_blocks<cpu>::check_rows(data, type, s.first, s.rows, cols, work);
+    } catch (braid::detail::nonfinite_found& found) {
+      found.where.model = model;
+      throw;
+    }
+  }
+
+  /// Finite inputs whose result doesn't fit.
+  void check_stored(run_tensor const& t, braid::detail::block_slot const& s, workspace& work) const {
+    if (options_.allow_nonfinite || !braid::detail::may_overflow(t.out)) { return; }
+    try {
+      ops::tensor_blocks<cpu>::check_rows(s.group_zero.data(), t.out, s.first, s.rows, t.cols(), work);
+    } catch (braid::detail::nonfinite_found const& found) {
+      throw value_error("tensor " + braid::detail::in_quotes(t.name) + " doesn't fit into " +
+                        std::string(braid::name_of(t.out)) + " at channel " + std::to_string(found.where.channel) +
+                        ", column " + std::to_string(found.where.col) + ": a result is too large; choose another out_dtype");
+    }
+  }
+
+  // ---- pages, hashes, progress ----
+
+  [[nodiscard]] static std::uint64_t row_bytes_of(run_source const& s) noexcept {
+    auto const& shape = s.tensor->shape;
+    return static_cast<std::uint64_t>(shape.empty() ? 1 : shape.back()) * size_of(s.tensor->type);
+  }
+
+  [[nodiscard]] std::uint64_t stored_row_hash(run_source const& s, index_t row) const {
+    std::uint64_t const bytes = row_bytes_of(s);
+    std::byte const* const data = plan_.models[s.model].files.bytes(*s.tensor).data();
+    return braid::detail::row_hash(data + static_cast<std::uint64_t>(row) * bytes, static_cast<std::size_t>(bytes));
+  }
+
+  void release(run_source const& s, index_t first, index_t rows) const {
+    std::uint64_t const bytes = row_bytes_of(s);
+    std::uint64_t const begin = static_cast<std::uint64_t>(first) * bytes;
+    if (begin >= s.tensor->bytes) { return; }
+    plan_.models[s.model].files.release(*s.tensor, begin,
+                                        std::min(static_cast<std::uint64_t>(rows) * bytes, s.tensor->bytes - begin));
+  }
+
+  void release_all(run_tensor const& t) const {
+    for (run_source const& s : t.inputs()) { plan_.models[s.model].files.release(*s.tensor, 0, s.tensor->bytes); }
+    for (run_source const& s : t.owners) { plan_.models[s.model].files.release(*s.tensor, 0, s.tensor->bytes); }
+  }
+
+  void begin_hashes(run_tensor const& t) {
+    if (!options_.hash_inputs) { return; }
+    for (run_source const& s : t.owners.empty() ? t.inputs() : t.owners) {
+      hashes_[s.model].begin(*s.tensor);
+      if (!t.owners.empty()) { hash_whole(hashes_[s.model], plan_.models[s.model].files, *s.tensor); }
+    }
+  }
+
+  void hash_adapters() {
+    if (!options_.hash_inputs) { return; }
+    for (std::size_t m = 0; m < plan_.models.size(); ++m) {
+      if (!plan_.models[m].lora) { continue; }
+      checkpoint const files(plan_.models[m].lora_path);
+      for (tensor_meta const& t : files.tensors()) {
+        adapter_hashes_[m].begin(t);
+        hash_whole(adapter_hashes_[m], files, t);
+      }
+    }
+  }
+
+  static void hash_whole(braid::detail::input_hash& hash, checkpoint const& files, tensor_meta const& t) {
+    auto const data = files.bytes(t);
+    std::size_t const row = static_cast<std::size_t>(t.shape.empty() ? 1 : t.shape.back()) * size_of(t.type);
+    for (std::size_t at = 0; row > 0 && at < data.size(); at += row) {
+      std::uint64_t const one = braid::detail::row_hash(data.data() + at, row);
+      hash.rows(&one, 1);
+    }
+  }
+
+  [[nodiscard]] std::vector<std::string> hash_texts(std::vector<braid::detail::input_hash> const& hashes) const {
+    std::vector<std::string> all;
+    for (auto const& h : hashes) { all.push_back(options_.hash_inputs ? h.text() : std::string()); }
+    return all;
+  }
+
+  void tell() {
+    if (options_.on_progress) {
+      options_.on_progress({current_->name, tensors_done_, plan_.tensors.size(), bytes_done_, report_.bytes_read, seconds()});
+    }
+  }
+
+  [[nodiscard]] std::string describe(run_tensor const& t, nonfinite_location const& at) const {
+    run_source const& s = at.model < 0 ? *t.base : t.sources[static_cast<std::size_t>(at.model)];
+    opened_model const& model = plan_.models[s.model];
+    return braid::detail::nonfinite_text(model.files, *s.tensor, default_channel_axis(s.tensor->shape.size()),
+                                         "model '" + to_text(model.reference) + "'", at);
+  }
+
+  cpu const& be_;
+  run_plan const& plan_;
+  run_options const& options_;
+  method_set methods_;
+  clock::time_point start_ = clock::now();
+  checkpoint_writer* writer_ = nullptr;
+  std::optional<global_magnitude_cuts<cpu>> cuts_;
+  std::size_t merged_so_far_ = 0;
+  std::vector<braid::detail::input_hash> hashes_;          // of each model
+  std::vector<braid::detail::input_hash> adapter_hashes_;  // of each model's adapter
+  run_tensor const* current_ = nullptr;
+  std::size_t tensors_done_ = 0;
+  std::uint64_t bytes_done_ = 0;
+  report report_;
+};
+
+}  // namespace detail
+}  // namespace recipe
+BRAID_NAMESPACE_END
