@@ -26,6 +26,9 @@ rule "a macro of a header is called BRAID_..." \
 rule "Eigen is included by interop/ only" \
   < <(grep -rnE '#[[:space:]]*include[[:space:]]*<(unsupported/)?Eigen/' include/braid | grep -v '^include/braid/interop/')
 
+rule "braid.hpp includes nothing of serve/" \
+  < <(grep -nE '#[[:space:]]*include[[:space:]]*<braid/serve' include/braid/braid.hpp | sed 's|^|include/braid/braid.hpp:|')
+
 rule "the standard headers of C++23, and those g++ 12 lacks, are out of bounds" \
   < <(grep -rnE '#[[:space:]]*include[[:space:]]*<(format|expected|print|generator|flat_map|flat_set|stacktrace)>' include/braid)
 

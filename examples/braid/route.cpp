@@ -44,12 +44,12 @@ void print(braid::router_quality const& q, text_router const& r) {
   };
   std::cout << q.queries << " queries, " << q.experts.size() << " experts; unsure below " << shortest(r.threshold()) << ", then "
             << r.experts()[r.default_expert()] << "\n\n";
-  row("accuracy            ", q.accuracy(), std::to_string(q.right) + " right");
-  row("unsure              ", static_cast<double>(q.unsure) / static_cast<double>(q.queries), std::to_string(q.unsure) + " queries");
-  row("accuracy where sure ", q.sure_accuracy(), "");
-  row("answered by their own", q.served_accuracy(), "unsure ones by the default expert");
-  row("calibration error   ", q.calibration_error, std::to_string(braid::router_quality::bin_count) + " bins");
-  row("cross entropy       ", q.cross_entropy, "nats");
+  row("accuracy               ", q.accuracy(), std::to_string(q.right) + " right");
+  row("unsure                 ", static_cast<double>(q.unsure) / static_cast<double>(q.queries), std::to_string(q.unsure) + " queries");
+  row("accuracy where sure    ", q.sure_accuracy(), "");
+  row("answered by their own  ", q.served_accuracy(), "unsure ones by the default expert");
+  row("calibration error      ", q.calibration_error, std::to_string(braid::router_quality::bin_count) + " bins");
+  row("cross entropy          ", q.cross_entropy, "nats");
   std::cout << "\nqueries of the row's expert that went to the column's:\n";
   std::vector<std::string> headings{""};
   headings.insert(headings.end(), q.experts.begin(), q.experts.end());

@@ -106,6 +106,49 @@ TEST_CASE("a product by rows of a pool is the expert's own, in the order of sums
   }
 }
 
+TEST_CASE("kernels of products give the same bits at every width, and in pieces", "[serve]") {
+  random_source random(7);
+  auto const check = [&]<class T, int R, int B>(T*, std::integral_constant<int, R>, std::integral_constant<int, B>) {
+    constexpr auto outputs = static_cast<std::size_t>(R * B);
+    for (index_t const cols : {0, 1, 15, 16, 511, 512, 513, 1024, 1500}) {
+      matrix w(braid::dtype_of<T>, R, cols);
+      fill_with_any_finite(random, w);
+      for (index_t r = 0; r < R; ++r) {
+        for (index_t c = 0; c < cols; ++c) {
+          if (!(std::abs(w.at(r, c)) < 1e15f)) { w.set(r, c, static_cast<float>(random.bell())); }
+        }
+      }
+      auto const x = random_vectors(random, B, cols);
+      T const* rows[static_cast<std::size_t>(R)];
+      float const* inputs[static_cast<std::size_t>(B)];
+      for (index_t r = 0; r < R; ++r) { rows[r] = reinterpret_cast<T const*>(w.row(r)); }
+      for (index_t b = 0; b < B; ++b) { inputs[b] = x.data() + b * cols; }
+      using body = braid::detail::row_products_body<T, R, B>;
+      float narrow[outputs]{}, middle[outputs]{}, wide[outputs]{};
+      body::template run<4>(rows, inputs, 0, cols, cols, narrow, B);
+      for (index_t first = 0; first < cols; first += 512) {
+        body::template run<8>(rows, inputs, first, std::min<index_t>(first + 512, cols), cols, middle, B);
+      }
+      body::template run<16>(rows, inputs, 0, cols, cols, wide, B);
+      for (index_t r = 0; r < R; ++r) {
+        for (index_t b = 0; b < B; ++b) {
+          float const expected = braid::sum_order::sum(cols, [&](index_t c) { return w.at(r, c) * inputs[b][c]; });
+          REQUIRE(same_bits(narrow[r * B + b], expected));
+          REQUIRE(same_bits(middle[r * B + b], expected));
+          REQUIRE(same_bits(wide[r * B + b], expected));
+        }
+      }
+    }
+  };
+  using one = std::integral_constant<int, 1>;
+  using two = std::integral_constant<int, 2>;
+  using four = std::integral_constant<int, 4>;
+  check(static_cast<braid::bfloat16*>(nullptr), four{}, four{});
+  check(static_cast<braid::bfloat16*>(nullptr), std::integral_constant<int, 8>{}, one{});
+  check(static_cast<braid::float16*>(nullptr), four{}, two{});
+  check(static_cast<float*>(nullptr), one{}, four{});
+}
+
 TEST_CASE("long batches have the bits of their vectors one by one", "[serve]") {
   random_source random(2);
   allow_many_threads();
