@@ -90,6 +90,22 @@ inline std::uint64_t tensor_bytes(std::filesystem::path const& dir) {
   return sum;
 }
 
+/// [leading, rows, cols] as [leading, cols, rows].
+inline std::vector<std::byte> transposed(std::vector<std::byte> const& data, dtype type, index_t leading, index_t rows,
+                                  index_t cols) {
+  std::size_t const size = braid::size_of(type);
+  std::vector<std::byte> out(data.size());
+  for (index_t l = 0; l < leading; ++l) {
+    for (index_t r = 0; r < rows; ++r) {
+      for (index_t c = 0; c < cols; ++c) {
+        std::memcpy(out.data() + static_cast<std::size_t>((l * cols + c) * rows + r) * size,
+                    data.data() + static_cast<std::size_t>((l * rows + r) * cols + c) * size, size);
+      }
+    }
+  }
+  return out;
+}
+
 /// A base and experts as they would lie on disk.
 struct disk_family {
   disk_model base;

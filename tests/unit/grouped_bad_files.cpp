@@ -1,10 +1,4 @@
-#include "support/catch.hpp"
-#include "support/grouped_fixture.hpp"
-#include "support/temp_dir.hpp"
-
-#include <braid/io/grouped_checkpoint.hpp>
-
-#include <functional>
+#include "support/damaged_files.hpp"
 
 using namespace braid;
 using namespace braid_test;
@@ -32,33 +26,6 @@ grouped_files good() {
                         u8("same", {{2}, {2}, {2}}, {b({8, 9}), b({8, 9}), b({8, 9})})});
 }
 
-std::pair<int, std::string> refusal(grouped_files const& f) {
-  temp_dir dir;
-  f.write(dir.path() / "g");
-  try {
-    grouped_checkpoint const g(dir.path() / "g");
-  } catch (format_error const& e) { return {e.code(), e.what()}; }
-  return {0, ""};
-}
-
-struct damage {
-  grouped_code code;
-  char const* says;
-  std::function<void(grouped_files&)> make;
-};
-
-void check_refused(std::vector<damage> const& all) {
-  for (auto const& d : all) {
-    auto f = good();
-    d.make(f);
-    auto const [code, text] = refusal(f);
-    CAPTURE(d.says, text);
-    CHECK(code == static_cast<int>(d.code));
-    CHECK(text.find(d.says) != std::string::npos);
-    CHECK(text.find('\n') == std::string::npos);
-  }
-}
-
 std::byte& label(grouped_files& f, std::size_t expert, std::size_t channel) {
   auto* const t = f.find("braid.group.w");
   return t->data[expert * 4 + channel];
@@ -79,7 +46,7 @@ TEST_CASE("the grouped checkpoint that the next tests damage is whole") {
 }
 
 TEST_CASE("an index that lies is refused") {
-  check_refused({
+  check_refused(good, {
       {grouped_code::first_expert, "expert \"a\" into group 1 of channel 1",
        [](grouped_files& f) { label(f, 0, 1) = std::byte{1}; }},
       {grouped_code::first_expert, "has 3 channels in the index and 4 in the tensor itself",
@@ -131,7 +98,7 @@ TEST_CASE("an index breaks off only where a tensor's shape can") {
 }
 
 TEST_CASE("extra rows that don't fit are refused") {
-  check_refused({
+  check_refused(good, {
       {grouped_code::missing_extra, "needs 4 further rows, but there is no \"braid.extra.w\"",
        [](grouped_files& f) { remove(f, "braid.extra.w"); }},
       {grouped_code::extra_too_short, "needs 4, \"braid.extra.w\" has 3",
@@ -163,7 +130,7 @@ TEST_CASE("extra rows that don't fit are refused") {
 }
 
 TEST_CASE("names that lie are refused") {
-  check_refused({
+  check_refused(good, {
       {grouped_code::orphan, "\"ghost\": has extra rows, but is neither there nor",
        [](grouped_files& f) {
          f.tensors.push_back({"braid.extra.ghost", dtype::u8, {1, 1}, bytes(1)});
@@ -208,7 +175,7 @@ TEST_CASE("names that lie are refused") {
 }
 
 TEST_CASE("shapes and axes that don't fit the stored tensor are refused") {
-  check_refused({
+  check_refused(good, {
       {grouped_code::shape_mismatch, "\"w\": has no dimension 2",
        [](grouped_files& f) { f.description["channel_axis"]["w"] = 2; }},
       {grouped_code::shape_mismatch, "\"same\": has no dimension 1",

@@ -1,12 +1,6 @@
 /// What the reader refuses about residuals, and that nothing it accepts leads outside a file.
 
-#include "support/catch.hpp"
-#include "support/grouped_fixture.hpp"
-#include "support/temp_dir.hpp"
-
-#include <braid/io/grouped_checkpoint.hpp>
-
-#include <functional>
+#include "support/damaged_files.hpp"
 
 using namespace braid;
 using namespace braid_test;
@@ -70,35 +64,8 @@ grouped_files good() {
   return f;
 }
 
-std::pair<int, std::string> refusal(grouped_files const& f) {
-  temp_dir dir;
-  f.write(dir.path() / "g");
-  try {
-    grouped_checkpoint const g(dir.path() / "g");
-  } catch (format_error const& e) { return {e.code(), e.what()}; }
-  return {0, ""};
-}
-
 void remove(grouped_files& f, std::string const& name) {
   std::erase_if(f.tensors, [&](raw_tensor const& t) { return t.name == name; });
-}
-
-struct damage {
-  grouped_code code;
-  char const* says;
-  std::function<void(grouped_files&)> make;
-};
-
-void check_refused(std::vector<damage> const& all) {
-  for (auto const& d : all) {
-    auto f = good();
-    d.make(f);
-    auto const [code, text] = refusal(f);
-    CAPTURE(d.says, text);
-    CHECK(code == static_cast<int>(d.code));
-    CHECK(text.find(d.says) != std::string::npos);
-    CHECK(text.find('\n') == std::string::npos);
-  }
 }
 
 bytes read(grouped_checkpoint const& g, std::string const& tensor, std::size_t expert, std::size_t size) {
@@ -160,7 +127,7 @@ TEST_CASE("codes of residuals that lie are refused") {
   auto const code = [](grouped_files& f, std::size_t expert, std::size_t channel) -> std::byte& {
     return f.find("braid.code.w")->data[expert * 3 + channel];
   };
-  check_refused({
+  check_refused(good, {
       {grouped_code::code_mismatch, "\"braid.code.w\" must be U8 [3, 3]: experts times channels",
        [](grouped_files& f) { f.find("braid.code.w")->dims = {9}; }},
       {grouped_code::code_mismatch, "must be U8 [3, 3]", [](grouped_files& f) { f.find("braid.code.w")->type = dtype::i8; }},
@@ -216,7 +183,7 @@ TEST_CASE("residuals and scales that don't fit the codes are refused") {
     f.find(name)->dims = {static_cast<index_t>(elements)};
     f.find(name)->data.resize(elements * size);
   };
-  check_refused({
+  check_refused(good, {
       {grouped_code::residual_mismatch, "there is no \"braid.residual.w\"", [](grouped_files& f) { remove(f, "braid.residual.w"); }},
       {grouped_code::residual_mismatch, "\"braid.residual.w\" isn't the U8 [bytes]",
        [=](grouped_files& f) { resize(f, "braid.residual.w", 7, 1); }},

@@ -304,19 +304,7 @@ TEST_CASE("channels along the last axis get the residuals of the transposed tens
     dtype const type = random.one_of(merge_types);
     disk_family d = empty_family(3);
     d.add(name, type, {leading, rows, cols}, random, true);
-    auto const turn = [&](std::vector<std::byte> const& data) {
-      std::size_t const size = braid::size_of(type);
-      std::vector<std::byte> out(data.size());
-      for (index_t l = 0; l < leading; ++l) {
-        for (index_t r = 0; r < rows; ++r) {
-          for (index_t c = 0; c < cols; ++c) {
-            std::memcpy(out.data() + static_cast<std::size_t>((l * cols + c) * rows + r) * size,
-                        data.data() + static_cast<std::size_t>((l * rows + r) * cols + c) * size, size);
-          }
-        }
-      }
-      return out;
-    };
+    auto const turn = [&](std::vector<std::byte> const& data) { return transposed(data, type, leading, rows, cols); };
     auto const turn_tensor = [&](disk_tensor& t) {
       t.shape = leading == 1 ? shape_t{cols, rows} : shape_t{leading, cols, rows};
       t.data = turn(t.data);

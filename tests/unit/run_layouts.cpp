@@ -12,22 +12,6 @@ std::vector<expert_path> paths(disk_family const& d, std::filesystem::path const
   return all;
 }
 
-/// [leading, rows, cols] as [leading, cols, rows].
-std::vector<std::byte> transposed(std::vector<std::byte> const& data, dtype type, index_t leading, index_t rows,
-                                  index_t cols) {
-  std::size_t const size = braid::size_of(type);
-  std::vector<std::byte> out(data.size());
-  for (index_t l = 0; l < leading; ++l) {
-    for (index_t r = 0; r < rows; ++r) {
-      for (index_t c = 0; c < cols; ++c) {
-        std::memcpy(out.data() + static_cast<std::size_t>((l * cols + c) * rows + r) * size,
-                    data.data() + static_cast<std::size_t>((l * rows + r) * cols + c) * size, size);
-      }
-    }
-  }
-  return out;
-}
-
 recipe random_recipe(random_source& random) {
   recipe r;
   r.method = random.one_of(all_pipelines);

@@ -131,8 +131,7 @@ class arcee_fusion final : public tensor_method<Exec> {
     float* const mix = work.mix.fit(sum_order::segment);
     for (index_t row = 0; row < block.rows; ++row) {
       detail::for_each_segment(plan.cols, [&](index_t c, int n) {
-        detail::load_segment(block, row, c, n, detail::operand::deltas, work);
-        if (!plan.allow_nonfinite) { detail::check_segment(block, row, c, n, work); }
+        detail::load_checked_segment(block, row, c, n, detail::operand::deltas, plan.allow_nonfinite, work);
         std::fill_n(mix, n, 0.0f);
         if (!block.experts.empty()) {
           float* const delta = work.models.fit(1);

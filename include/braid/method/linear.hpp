@@ -69,8 +69,7 @@ class linear final : public tensor_method<Exec> {
     float* const mix = work.mix.fit(sum_order::segment);
     for (index_t row = 0; row < block.rows; ++row) {
       detail::for_each_segment(plan.cols, [&](index_t c, int n) {
-        detail::load_segment(block, row, c, n, detail::operand::values, work);
-        if (!plan.allow_nonfinite) { detail::check_segment(block, row, c, n, work); }
+        detail::load_checked_segment(block, row, c, n, detail::operand::values, plan.allow_nonfinite, work);
         float const* const x = work.models.fit(1);
         auto const models = static_cast<int>(plan.weight.size());
         if (fused_) {

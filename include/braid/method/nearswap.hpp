@@ -58,8 +58,7 @@ class nearswap final : public tensor_method<Exec> {
     float* const mix = work.mix.fit(sum_order::segment);
     for (index_t row = 0; row < block.rows; ++row) {
       detail::for_each_segment(plan.cols, [&](index_t c, int n) {
-        detail::load_segment(block, row, c, n, detail::operand::values, work);
-        if (!plan.allow_nonfinite) { detail::check_segment(block, row, c, n, work); }
+        detail::load_checked_segment(block, row, c, n, detail::operand::values, plan.allow_nonfinite, work);
         float const* const base = work.base.fit(1);
         float const* merged = base;
         if (!block.experts.empty()) {

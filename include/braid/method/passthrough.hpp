@@ -57,8 +57,7 @@ class passthrough final : public tensor_method<Exec> {
       if (as_it_is) { detail::convert(model.type, model.row(row), block.out, detail::out_column(out, block.out, plan.cols, row, 0), plan.cols); }
       if (as_it_is && plan.allow_nonfinite) { continue; }
       detail::for_each_segment(plan.cols, [&](index_t c, int n) {
-        detail::load_segment(block, row, c, n, detail::operand::values, work);
-        if (!plan.allow_nonfinite) { detail::check_segment(block, row, c, n, work); }
+        detail::load_checked_segment(block, row, c, n, detail::operand::values, plan.allow_nonfinite, work);
         if (as_it_is) { return; }
         detail::dispatch<detail::scaled_copy_body>(static_cast<float const*>(work.models.fit(1)), plan.scale, n, mix);
         detail::store_rounded(block.out, mix, detail::out_column(out, block.out, plan.cols, row, c), n);

@@ -156,8 +156,7 @@ class ram final : public tensor_method<Exec> {
     float* const mix = work.mix.fit(sum_order::segment);
     for (index_t row = 0; row < block.rows; ++row) {
       detail::for_each_segment(plan.cols, [&](index_t c, int n) {
-        detail::load_segment(block, row, c, n, detail::operand::deltas, work);
-        if (!plan.allow_nonfinite) { detail::check_segment(block, row, c, n, work); }
+        detail::load_checked_segment(block, row, c, n, detail::operand::deltas, plan.allow_nonfinite, work);
         detail::dispatch<detail::ram_body>(static_cast<float const*>(work.models.fit(1)), static_cast<int>(plan.factor.size()), n,
                                            plan.epsilon, plan.factor.data(), mix);
         detail::add_base(block.out, work.base.fit(1), mix, 1.0f, detail::out_column(out, block.out, plan.cols, row, c), n);

@@ -162,8 +162,7 @@ class sce final : public tensor_method<Exec> {
   /// Loads a segment's selected deltas. `check`: throws `nonfinite_found` for inputs that are none.
   static void load_selected(plan_type const& plan, channel_block const& block, index_t row, index_t c, int n, bool check,
                             typename base_type::workspace& work) {
-    detail::load_segment(block, row, c, n, detail::operand::deltas, work);
-    if (check) { detail::check_segment(block, row, c, n, work); }
+    detail::load_checked_segment(block, row, c, n, detail::operand::deltas, !check, work);
     if (!plan.selects) { return; }
     float* const delta = work.models.fit(1);
     float* const variance = work.mix.fit(sum_order::segment);

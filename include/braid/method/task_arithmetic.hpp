@@ -93,8 +93,7 @@ class delta_method : public tensor_method<Exec> {
     for (index_t row = 0; row < block.rows; ++row) {
       measure_row(*plan.pruner, block, row, plan.cols, work);
       for_each_segment(plan.cols, [&](index_t c, int count) {
-        load_segment(block, row, c, count, operand::deltas, work);
-        if (!plan.allow_nonfinite) { check_segment(block, row, c, count, work); }
+        load_checked_segment(block, row, c, count, operand::deltas, plan.allow_nonfinite, work);
         float* const deltas = work.models.fit(1);
         for (std::size_t i = 0; i < block.experts.size(); ++i) {
           float* const delta = deltas + i * sum_order::segment;

@@ -27,7 +27,7 @@ struct measure_curves<cpu, Similarity, Cluster> {
     auto budget = std::make_shared<tensor_budget>();
     budget->importance = importance_of(weighting, g.squared);
     if (similarity.needs_norms) {
-      for (double const squared : g.squared) { context.norms.push_back(std::isfinite(squared) ? std::sqrt(squared) : 0.0); }
+      for (double const squared : g.squared) { context.norms.push_back(detail::delta_length(squared)); }
     }
     add_curves(be, tensor, context, *budget, g, histogram);
     return budget;
@@ -68,15 +68,12 @@ struct measure_curves<cpu, Similarity, Cluster> {
           std::copy_n(work.dots.begin(), used, g.sign_dots.begin() + static_cast<std::ptrdiff_t>(channel * entries));
         }
         detail::channel_gram(context, block, row, distinct, false, work);
+        if (!context.allow_nonfinite) { detail::check_gram(context, block, row, distinct, false, work); }
         float const* const dots = work.dots.data();
-        bool finite = true;
         for (std::size_t e = 0; e < experts; ++e) {
           int const d = distinct.of_expert[e];
-          float const squared = dots[detail::triangle(d, d)];
-          finite = finite && std::isfinite(squared);
-          sums[e] += static_cast<double>(squared);
+          sums[e] += static_cast<double>(dots[detail::triangle(d, d)]);
         }
-        if (!finite && !context.allow_nonfinite) { refuse(context, block, row, distinct, work); }
         std::copy_n(dots, used, g.dots.begin() + static_cast<std::ptrdiff_t>(channel * entries));
       }
     });
@@ -85,14 +82,6 @@ struct measure_curves<cpu, Similarity, Cluster> {
       for (std::size_t e = 0; e < experts; ++e) { g.squared[e] += partial[b * experts + e]; }
     }
     return g;
-  }
-
-  [[noreturn]] static void refuse(tensor_context const& context, channel_block const& block, index_t row,
-                                  detail::distinct_rows const& distinct, detail::channel_workspace& work) {
-    detail::check_finite_channel(block, row, context.cols, work);
-    int d = 0;
-    while (std::isfinite(work.dots[static_cast<std::size_t>(detail::triangle(d, d))])) { ++d; }
-    throw detail::nonfinite_found{{distinct.first[static_cast<std::size_t>(d)], block.first + row, 0, 0.0f}};
   }
 
   void add_curves(cpu const& be, tensor_channels const& tensor, tensor_context const& context, tensor_budget const& budget,
@@ -117,9 +106,9 @@ struct measure_curves<cpu, Similarity, Cluster> {
         auto const c = static_cast<std::size_t>(channel);
         read_distinct(g.row_of.data() + c * experts, experts, distinct);
         if (distinct.count < 2) { continue; }
-        expand(g.dots.data() + c * entries, distinct.count, work.delta_gram);
+        detail::expand_triangle(g.dots.data() + c * entries, distinct.count, work.delta_gram);
         if (signs()) {
-          expand(g.sign_dots.data() + c * entries, distinct.count, work.gram);
+          detail::expand_triangle(g.sign_dots.data() + c * entries, distinct.count, work.gram);
         } else {
           work.gram = work.delta_gram;
         }
@@ -161,16 +150,6 @@ struct measure_curves<cpu, Similarity, Cluster> {
         ++distinct.count;
       }
       ++distinct.weight[d];
-    }
-  }
-
-  static void expand(float const* dots, int n, std::vector<double>& gram) {
-    gram.resize(static_cast<std::size_t>(n * n));
-    for (int i = 0; i < n; ++i) {
-      for (int j = 0; j <= i; ++j) {
-        gram[static_cast<std::size_t>(i * n + j)] = gram[static_cast<std::size_t>(j * n + i)] =
-            static_cast<double>(dots[detail::triangle(i, j)]);
-      }
     }
   }
 };

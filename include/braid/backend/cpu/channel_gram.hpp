@@ -87,8 +87,21 @@ inline bool one_type(channel_block const& block) noexcept {
   return true;
 }
 
+/// A symmetric matrix [n, n] in float64, from its lower triangle.
+inline void expand_triangle(float const* dots, int n, std::vector<double>& gram) {
+  gram.resize(static_cast<std::size_t>(n) * static_cast<std::size_t>(n));
+  for (int i = 0; i < n; ++i) {
+    for (int j = 0; j <= i; ++j) {
+      double const dot = static_cast<double>(dots[triangle(i, j)]);
+      gram[static_cast<std::size_t>(i * n + j)] = dot;
+      gram[static_cast<std::size_t>(j * n + i)] = dot;
+    }
+  }
+}
+
 /// Gram matrix [count, count] of the distinct rows' deltas (or their signs), float64 copies of float32 sums, into
-/// `work.gram`. With column weights h: sum of (root(h) x) (root(h) y), each of the three products rounded. Not finite only where an input isn't, or where a square overflows float32.
+/// `work.gram`. With column weights h: sum of (root(h) x) (root(h) y), each of the three products rounded. Not finite
+/// only where an input isn't, or where a square overflows float32.
 inline void channel_gram(tensor_context const& context, channel_block const& block, index_t row,
                          distinct_rows const& distinct, bool signs, channel_workspace& work) {
   index_t const cols = context.cols;
@@ -112,14 +125,7 @@ inline void channel_gram(tensor_context const& context, channel_block const& blo
   } else {
     buffered_dots(block, row, cols, distinct, signs, root, work);
   }
-  work.gram.resize(static_cast<std::size_t>(n) * static_cast<std::size_t>(n));
-  for (int i = 0; i < n; ++i) {
-    for (int j = 0; j <= i; ++j) {
-      double const dot = static_cast<double>(dots[triangle(i, j)]);
-      work.gram[static_cast<std::size_t>(i * n + j)] = dot;
-      work.gram[static_cast<std::size_t>(j * n + i)] = dot;
-    }
-  }
+  expand_triangle(dots, n, work.gram);
 }
 
 /// Checks a channel's inputs: all rows, or only what the Gram matrix's diagonal makes suspicious.
@@ -129,6 +135,24 @@ inline void check_finite_channel(channel_block const& block, index_t row, index_
   for (std::size_t e = 0; e < block.experts.size(); ++e) {
     check_finite_row(block.experts[e].row(row), block.experts[e].type, cols, static_cast<int>(e), channel, work);
   }
+}
+
+/// Looks closer where the Gram matrix in `work.gram` isn't finite, or, made of signs, can't tell.
+/// @throws nonfinite_found
+inline void check_gram(tensor_context const& context, channel_block const& block, index_t row,
+                       distinct_rows const& distinct, bool signs, channel_workspace& work) {
+  bool const of_deltas = !signs;
+  bool finite = of_deltas;
+  int suspect = 0;
+  for (int d = 0; finite && d < distinct.count; ++d) {
+    if (!std::isfinite(work.gram[static_cast<std::size_t>(d * distinct.count + d)])) {
+      finite = false;
+      suspect = distinct.first[static_cast<std::size_t>(d)];
+    }
+  }
+  if (finite) { return; }
+  check_finite_channel(block, row, context.cols, work);
+  if (of_deltas) { throw nonfinite_found{{suspect, block.first + row, 0, 0.0f}}; }
 }
 
 }  // namespace detail

@@ -175,6 +175,14 @@ struct divide_body {
   }
 };
 
+/// `Chunk` numbers of a row from `from` on: where `count` are left, a copy in `last` that zeros fill up.
+template <int Chunk>
+BRAID_ALWAYS_INLINE float const* whole_chunk(float const* from, index_t count, float (&last)[static_cast<std::size_t>(Chunk)]) noexcept {
+  if (count >= Chunk) { return from; }
+  for (index_t i = 0; i < Chunk; ++i) { last[i] = i < count ? from[i] : 0.0f; }
+  return last;
+}
+
 /// Finite numbers between -most and most; NaN and infinity as they are.
 template <int W>
 BRAID_ALWAYS_INLINE void clamp_finite(typename wide<W>::f32 const& x, float most, typename wide<W>::f32& out) noexcept {

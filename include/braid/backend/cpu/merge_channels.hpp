@@ -4,6 +4,7 @@
 #include <braid/backend/cpu/channel_curve.hpp>
 #include <braid/backend/cpu/group_merge.hpp>
 #include <braid/backend/cpu/residual_group.hpp>
+#include <braid/cluster/detail/agreement.hpp>
 #include <braid/cluster/detail/partition.hpp>
 #include <braid/core/error.hpp>
 
@@ -73,12 +74,12 @@ struct merge_channels<cpu, Prune, Similarity, Cluster, Consensus, Residual> {
     bool const signs = similarity.operand == gram_operand::signs;
     if (chooses) {
       detail::channel_gram(context, block, row, distinct, false, work);
-      if (!context.allow_nonfinite) { check_gram(context, block, row, distinct, false, work); }
+      if (!context.allow_nonfinite) { detail::check_gram(context, block, row, distinct, false, work); }
       work.delta_gram = work.gram;
     }
     if (!chooses || signs) {
       detail::channel_gram(context, block, row, distinct, signs, work);
-      if (!context.allow_nonfinite) { check_gram(context, block, row, distinct, signs, work); }
+      if (!context.allow_nonfinite) { detail::check_gram(context, block, row, distinct, signs, work); }
     }
     detail::normalise_gram(similarity, context.norms, distinct, work.gram.data());
     double* const gram = work.gram.data();
@@ -96,43 +97,14 @@ struct merge_channels<cpu, Prune, Similarity, Cluster, Consensus, Residual> {
     }
     cluster.partition(similarity, problem, group.data());
     int const found = braid::cluster::detail::checked_groups(cluster.name, n, used, group.data());
-    add_similarity(n, group.data(), distinct, gram, out);
+    add_similarity(problem, group.data(), out);
     return found;
   }
 
-  /// Looks closer where the Gram matrix isn't finite, or can't tell.
-  void check_gram(tensor_context const& context, channel_block const& block, index_t row,
-                  detail::distinct_rows const& distinct, bool signs, detail::channel_workspace& work) const {
-    bool const of_deltas = !signs;
-    bool finite = of_deltas;
-    int suspect = 0;
-    for (int d = 0; finite && d < distinct.count; ++d) {
-      if (!std::isfinite(work.gram[static_cast<std::size_t>(d * distinct.count + d)])) {
-        finite = false;
-        suspect = distinct.first[static_cast<std::size_t>(d)];
-      }
-    }
-    if (finite) { return; }
-    detail::check_finite_channel(block, row, context.cols, work);
-    if (of_deltas) { throw detail::nonfinite_found{{suspect, block.first + row, 0, 0.0f}}; }
-  }
-
-  /// Mean cosine between members and their group's sum, in the similarity's own (normalised) space.
-  static void add_similarity(int n, int const* group, detail::distinct_rows const& distinct, double const* gram,
-                             merged_block& out) {
-    cluster_problem const problem{n, 0, gram, distinct.weight.data(), 0, 0};
-    for (int i = 0; i < n; ++i) {
-      double total = 0.0;
-      for (int j = 0; j < n; ++j) {
-        if (group[j] == group[i]) {
-          total += distinct.weight[static_cast<std::size_t>(j)] * braid::cluster::detail::cross(problem, group, j, group[i]);
-        }
-      }
-      double const lengths = std::sqrt(gram[i * n + i] > 0.0 ? gram[i * n + i] : 0.0) * std::sqrt(total > 0.0 ? total : 0.0);
-      int const weight = distinct.weight[static_cast<std::size_t>(i)];
-      double const cosine = lengths > 0.0 ? braid::cluster::detail::cross(problem, group, i, group[i]) / lengths : 1.0;
-      out.similarity += weight * std::llround(cosine * merged_block::similarity_unit);
-      out.compared += weight;
+  static void add_similarity(cluster_problem const& problem, int const* group, merged_block& out) {
+    for (int i = 0; i < problem.count; ++i) {
+      out.similarity += braid::cluster::detail::row_agreement(problem, group, i);
+      out.compared += problem.weight[i];
     }
   }
 

@@ -80,6 +80,13 @@ inline void check_segment(channel_block const& block, index_t row, index_t c, in
   }
 }
 
+/// Both, unless NaN and infinity are merged as they are.
+inline void load_checked_segment(channel_block const& block, index_t row, index_t c, int n, operand what, bool allow_nonfinite,
+                                 method_workspace& work) {
+  load_segment(block, row, c, n, what, work);
+  if (!allow_nonfinite) { check_segment(block, row, c, n, work); }
+}
+
 /// to = round(x), in the storage type.
 template <class T>
 struct store_body {

@@ -139,7 +139,7 @@ class residual_group {
       weight = spread;
     }
     residual_.encode(x, weight, cols_, spare_plane_.data(), spare_scale_.data(), work_.residual);
-    decode_residual_piece(residual_.code, spare_plane_.data(), spare_scale_.data(), cols_, 0, static_cast<int>(cols_), spare_coded_);
+    decode_residual(residual_.code, spare_plane_.data(), spare_scale_.data(), cols_, spare_coded_);
     if (columns_.scale != nullptr) { dispatch<multiply_columns_body>(columns_.scale, cols_, spare_coded_); }
     if (what == coding::again && !spare_is_better(i)) { return; }
     std::copy_n(spare_plane_.data(), plane_bytes_, planes_ + static_cast<std::size_t>(i) * plane_bytes_);

@@ -121,15 +121,11 @@ struct narrow_body {
     index_t c = 0;
     if constexpr (lane_codec<T, W>::vectorised) {
       using f32 = typename wide<W>::f32;
-      using u32 = typename wide<W>::u32;
       for (; c + W <= cols; c += W) {
         f32 v;
         load_lanes<W>(x + c, v);
-        f32 const limit = f32{} + most;
-        f32 const below = v > limit ? limit : v;
-        f32 const fits = below < -limit ? -limit : below;
-        u32 const finite = (u32)(((u32)v & 0x7F800000u) != 0x7F800000u);
-        lane_codec<T, W>::store((f32)((finite & (u32)fits) | (~finite & (u32)v)), to + c);
+        clamp_finite<W>(v, most, v);
+        lane_codec<T, W>::store(v, to + c);
       }
     }
     for (; c < cols; ++c) {

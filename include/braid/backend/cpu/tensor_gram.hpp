@@ -27,8 +27,7 @@ inline void row_triangle(channel_block const& block, index_t row, index_t cols, 
   auto const n = static_cast<int>(block.experts.size());
   work.totals.assign(static_cast<std::size_t>(triangle(n, 0)), 0.0f);
   for_each_segment(cols, [&](index_t c, int count) {
-    load_segment(block, row, c, count, what, work);
-    if (!allow_nonfinite) { check_segment(block, row, c, count, work); }
+    load_checked_segment(block, row, c, count, what, allow_nonfinite, work);
     float* const x = work.models.fit(1);
     for (int i = 0; i < n; ++i) { pad_segment(x + i * segment_stride, count); }
     dispatch<gram_body>(static_cast<float const*>(x), n, padded(count), work.totals.data());
@@ -105,8 +104,7 @@ inline std::vector<double> column_grams(cpu const& be, tensor_channels const& te
       index_t const c = s * sum_order::segment;
       auto const n = static_cast<int>(std::min<index_t>(sum_order::segment, tensor.cols - c));
       for (index_t row = 0; row < block.rows; ++row) {
-        load_segment(block, row, c, n, what, work);
-        if (!allow_nonfinite) { check_segment(block, row, c, n, work); }
+        load_checked_segment(block, row, c, n, what, allow_nonfinite, work);
         float const* const x = work.models.fit(1);
         float const* const y = x + sum_order::segment;
         double* const g = gram.data() + static_cast<std::size_t>(c) * 4;

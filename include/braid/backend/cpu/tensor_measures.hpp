@@ -20,6 +20,9 @@ namespace detail {
 /// Channels in a block of a measure. Part of the definition of `delta_norms`: block sums are added in order.
 inline constexpr index_t measure_rows = 256;
 
+/// Of its square; 0 where that isn't finite.
+inline double delta_length(double squared) noexcept { return std::isfinite(squared) ? std::sqrt(squared) : 0.0; }
+
 struct measure_workspace {
   channel_workspace rows;
   std::vector<std::byte> gathered;
@@ -114,7 +117,7 @@ struct delta_norms<cpu> {
     for (std::size_t b = 0; b < blocks; ++b) {
       for (std::size_t e = 0; e < experts; ++e) { norms[e] += partial[b * experts + e]; }
     }
-    for (double& n : norms) { n = std::isfinite(n) ? std::sqrt(n) : 0.0; }
+    for (double& n : norms) { n = detail::delta_length(n); }
     return norms;
   }
 

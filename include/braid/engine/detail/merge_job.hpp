@@ -3,6 +3,7 @@
 #include <braid/engine/column_weights.hpp>
 #include <braid/engine/detail/block_stream.hpp>
 #include <braid/engine/detail/budget_pass.hpp>
+#include <braid/engine/detail/check_options.hpp>
 #include <braid/engine/detail/input_hash.hpp>
 #include <braid/engine/detail/merge_layout.hpp>
 #include <braid/engine/detail/nonfinite.hpp>
@@ -58,8 +59,8 @@ class merge_job {
     for (auto const& e : experts_) {
       for (auto const& t : e.tensors()) { report_.expert_bytes += t.bytes; }
     }
-    check_weights();
-    check_adapters();
+    if (options_.weights != nullptr) { check_weights(*options_.weights, plan_, report_.notes); }
+    check_adapters(options_.adapters, plan_);
     if (merger_.budget().stored > 0.0) { measure(out); }
     bool before_bytes = true;
     for (auto const& p : plan_.tensors) {
@@ -110,45 +111,6 @@ class merge_job {
     for (std::size_t e = 0; e < experts_.size(); ++e) {
       d.experts[e].name = names_[e];
       d.experts[e].absent = plan_.absent[e];
-    }
-  }
-
-  /// Weights of columns that no merged tensor asks for are a mistake in a name.
-  void check_weights() {
-    if (options_.weights == nullptr) { return; }
-    std::size_t merged = 0;
-    std::size_t found = 0;
-    for (auto const& p : plan_.tensors) {
-      if (p.what != action::merge) { continue; }
-      ++merged;
-      if (!options_.weights->find(p.name, p.cols).empty()) { ++found; }
-    }
-    if (found == 0 && merged > 0) {
-      throw argument_error(options_.weights->path().string() + ": has no weights for any of the " + std::to_string(merged) +
-                           " tensors that are merged, such as " + in_quotes(first_merged()));
-    }
-    if (found < merged) {
-      report_.notes.push_back(std::to_string(merged - found) + " of " + std::to_string(merged) +
-                              " merged tensors have no column weights in " + options_.weights->path().string());
-    }
-  }
-
-  [[nodiscard]] std::string first_merged() const {
-    auto const it = std::find_if(plan_.tensors.begin(), plan_.tensors.end(), [](auto const& p) { return p.what == action::merge; });
-    return it == plan_.tensors.end() ? std::string() : it->name;
-  }
-
-  /// What an adapter changes must be merged: kept rows are copied as they are stored.
-  void check_adapters() const {
-    for (recipe::adapter const* const lora : options_.adapters) {
-      if (lora == nullptr) { continue; }
-      for (auto const& d : lora->deltas()) {
-        auto const it = std::find_if(plan_.tensors.begin(), plan_.tensors.end(), [&](auto const& p) { return p.name == d.tensor; });
-        if (it != plan_.tensors.end() && it->what == action::merge && it->transposed == 0) { continue; }
-        throw argument_error(lora->path().string() + ": the adapter changes tensor " + in_quotes(d.tensor) +
-                             ", which isn't merged row by row: merge it (--merge '" + d.tensor +
-                             "'), or merge the adapter into its model first");
-      }
     }
   }
 

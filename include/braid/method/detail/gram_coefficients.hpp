@@ -32,6 +32,13 @@ inline void scale_all(std::vector<double>& u, double factor) {
   for (double& x : u) { x *= factor; }
 }
 
+/// A point between two directions, so far along the arc.
+inline void along_arc(double cosine, double t, double* k) {
+  double const theta = std::acos(cosine);
+  k[0] = std::sin((1.0 - t) * theta) / std::sin(theta);
+  k[1] = std::sin(t * theta) / std::sin(theta);
+}
+
 /// On the great circle from x_0 (t = 0) to x_1 (t = 1), with weights on the vectors themselves, not on their directions.
 /// Lengths up to 1e-8 count as 1, and where |cos| > 0.9995 the vectors are interpolated linearly.
 inline void slerp_coefficients(double const* gram, double t, double* k) {
@@ -43,9 +50,7 @@ inline void slerp_coefficients(double const* gram, double t, double* k) {
     k[1] = t;
     return;
   }
-  double const theta = std::acos(cosine);
-  k[0] = std::sin((1.0 - t) * theta) / std::sin(theta);
-  k[1] = std::sin(t * theta) / std::sin(theta);
+  along_arc(cosine, t, k);
 }
 
 /// The same with lengths clamped from below to 1e-7, and linear only where the directions are one line to within the
@@ -57,9 +62,7 @@ inline void nuslerp_coefficients(double const* gram, double t, double* k) {
     k[1] = t;
     return;
   }
-  double const theta = std::acos(cosine);
-  k[0] = std::sin((1.0 - t) * theta) / std::sin(theta);
-  k[1] = std::sin(t * theta) / std::sin(theta);
+  along_arc(cosine, t, k);
 }
 
 /// The direction of the weighted mean m of the unit vectors u_i, times the weighted mean length. (The published form then

@@ -98,8 +98,7 @@ class gram_method : public tensor_method<Exec> {
     }
     float* const mix = work.mix.fit(sum_order::segment);
     for_each_segment(plan.cols, [&](index_t c, int n) {
-      load_segment(block, row, c, n, plan.combined, work);
-      if (!plan.allow_nonfinite) { check_segment(block, row, c, n, work); }
+      load_checked_segment(block, row, c, n, plan.combined, plan.allow_nonfinite, work);
       float* const x = work.models.fit(1);
       if (plan.scope == gram_scope::column) {
         for (int i = 0; i < plan.vectors; ++i) {

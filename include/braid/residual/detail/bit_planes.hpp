@@ -33,11 +33,7 @@ struct write_planes_body {
     float last[static_cast<std::size_t>(chunk)];
     for (index_t first = 0; first < cols; first += chunk) {
       index_t const count = cols - first < chunk ? cols - first : chunk;
-      float const* from = x + first;
-      if (count < chunk) {
-        for (index_t i = 0; i < chunk; ++i) { last[i] = i < count ? from[i] : 0.0f; }
-        from = last;
-      }
+      float const* const from = whole_chunk<chunk>(x + first, count, last);
       for (int c = 0; c < chunk; c += W) {
         f32 v;
         load_lanes<W>(from + c, v);

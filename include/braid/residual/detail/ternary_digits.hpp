@@ -37,11 +37,7 @@ struct write_ternary_body {
     float last[static_cast<std::size_t>(ternary_chunk)];
     for (index_t first = 0; first < cols; first += ternary_chunk) {
       index_t const count = cols - first < ternary_chunk ? cols - first : ternary_chunk;
-      float const* from = x + first;
-      if (count < ternary_chunk) {
-        for (index_t i = 0; i < ternary_chunk; ++i) { last[i] = i < count ? from[i] : 0.0f; }
-        from = last;
-      }
+      float const* const from = whole_chunk<ternary_chunk>(x + first, count, last);
       for (int c = 0; c < ternary_chunk; c += W) {
         f32 v;
         load_lanes<W>(from + c, v);
