@@ -1,6 +1,7 @@
 #pragma once
 
 #include <braid/core/concepts.hpp>
+#include <braid/core/detail/philox_lanes.hpp>
 #include <braid/core/philox.hpp>
 #include <braid/prune/detail/check.hpp>
 
@@ -51,11 +52,30 @@ struct magprune {
     }
 
     BRAID_HD constexpr float operator()(float x, index_t row, index_t col) const noexcept {
-      float const p = probability(ranks.rank[col]);
+      auto const element = static_cast<std::uint64_t>(row * ranks.cols + col);
+      return decide(x, philox_word(seed, stream, element), ranks.rank[col]);
+    }
+
+    /// The same for consecutive columns, in groups of elements that share their Philox blocks.
+    BRAID_ALWAYS_INLINE void apply(float* x, int count, index_t row, index_t col) const noexcept {
+      constexpr int group = braid::detail::philox_group;
+      auto const first = static_cast<std::uint64_t>(row * ranks.cols + col);
+      for (int begin = -static_cast<int>(first % group); begin < count; begin += group) {
+        std::uint32_t word[4][16];
+        auto const element = first + static_cast<std::uint64_t>(static_cast<std::int64_t>(begin));
+        braid::detail::philox_elements(seed, element / 4, stream, word);
+        int const from = begin < 0 ? -begin : 0;
+        int const to = count - begin < group ? count - begin : group;
+        for (int i = from; i < to; ++i) { x[begin + i] = decide(x[begin + i], word[i / 16][i % 16], ranks.rank[col + begin + i]); }
+      }
+    }
+
+    /// What becomes of an element of that rank with that random word.
+    [[nodiscard]] BRAID_HD constexpr float decide(float x, std::uint32_t word, std::uint32_t rank) const noexcept {
+      float const p = probability(rank);
       // p has 24 bits, so p * 2^32 is exact in float and the conversion truncates nothing but its fraction.
       auto const threshold = static_cast<std::uint64_t>(p * 4294967296.0f);
-      auto const element = static_cast<std::uint64_t>(row * ranks.cols + col);
-      return philox_word(seed, stream, element) < threshold ? (rescale ? x / p : x) : 0.0f;
+      return word < threshold ? (rescale ? x / p : x) : 0.0f;
     }
   };
 
