@@ -144,3 +144,27 @@ TEST_CASE("magprune refuses keep probabilities of zero and less, or more than on
   CHECK_THROWS_AS((magprune{.density = 0.5, .epsilon = std::nan("")}.validate()), braid::argument_error);
   CHECK_THROWS_AS((magprune{.density = std::nan("")}.validate()), braid::argument_error);
 }
+
+TEST_CASE("magprune prunes runs of columns as it prunes single ones, wherever they begin", "[prune][magprune]") {
+  random_source random(44);
+  for (int round = 0; round < 300; ++round) {
+    index_t const cols = random.between(1, 700);
+    auto const row = random_row(random, cols);
+    auto const rank = ranks_of(row);
+    magprune policy{0.5, 0.4 * random.unit(), random.bits(), random.chance(0.5)};
+    index_t const channel = random.below(1000);
+    auto const plan = policy.plan({random.bits(), channel + 1, cols}, {rank.data(), cols});
+    index_t const col = random.below(static_cast<int>(cols));
+    int const count = random.below(static_cast<int>(cols - col) + 1);
+    std::vector<float> run(row.begin() + col, row.begin() + col + count);
+    run.push_back(42.0f);
+    plan.apply(run.data(), count, channel, col);
+    int wrong = 0;
+    for (int i = 0; i < count; ++i) {
+      float const single = plan(row[static_cast<std::size_t>(col + i)], channel, col + i);
+      wrong += std::memcmp(&single, &run[static_cast<std::size_t>(i)], sizeof(float)) != 0 ? 1 : 0;
+    }
+    REQUIRE(wrong == 0);
+    REQUIRE(run.back() == 42.0f);
+  }
+}

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <braid/core/concepts.hpp>
+#include <braid/core/detail/philox_lanes.hpp>
 #include <braid/core/philox.hpp>
 #include <braid/prune/detail/check.hpp>
 
@@ -53,6 +54,20 @@ struct magprune {
     BRAID_HD constexpr float operator()(float x, index_t row, index_t col) const noexcept {
       auto const element = static_cast<std::uint64_t>(row * ranks.cols + col);
       return with_word(x, philox_word(seed, stream, element), row, col);
+    }
+
+    /// The same for consecutive columns, in groups of elements that share their Philox blocks.
+    BRAID_ALWAYS_INLINE void apply(float* x, int count, index_t row, index_t col) const noexcept {
+      constexpr int group = braid::detail::philox_group;
+      auto const first = static_cast<std::uint64_t>(row * ranks.cols + col);
+      for (int begin = -static_cast<int>(first % group); begin < count; begin += group) {
+        std::uint32_t word[4][16];
+        auto const element = first + static_cast<std::uint64_t>(static_cast<std::int64_t>(begin));
+        braid::detail::philox_elements(seed, element / 4, stream, word);
+        int const from = begin < 0 ? -begin : 0;
+        int const to = count - begin < group ? count - begin : group;
+        for (int i = from; i < to; ++i) { x[begin + i] = with_word(x[begin + i], word[i / 16][i % 16], row, col + begin + i); }
+      }
     }
 
     /// The same for a caller that has the element's Philox word already.
