@@ -19,6 +19,7 @@ install(FILES
   "${PROJECT_BINARY_DIR}/braidConfig.cmake"
   "${PROJECT_BINARY_DIR}/braidConfigVersion.cmake"
   cmake/FindxxHash.cmake
+  cmake/braid-cuda.cmake
   DESTINATION "${braid_package_dir}")
 install(FILES LICENSE DESTINATION "${CMAKE_INSTALL_DATADIR}/licenses/braid")
 

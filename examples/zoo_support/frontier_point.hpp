@@ -164,7 +164,11 @@ inline std::string to_markdown(frontier const& f) {
     if (p.lambda) { name += ", lambda " + detail::fixed(*p.lambda, 1); }
     text += "| " + bold + name + bold + " | " + bold + detail::fixed(p.mean(), 3) + bold + " | " +
             (p.draws > 1 ? detail::fixed(p.deviation, 3) : std::string()) + " | " + detail::fixed(p.stored, 3) + " |";
-    for (double const a : p.accuracy) { text += " " + detail::fixed(a, 3) + " |"; }
+    for (double const a : p.accuracy) {
+      text += ' ';  // one by one: g++ 12 warns of " " + string
+      text += detail::fixed(a, 3);
+      text += " |";
+    }
     text += "\n";
   }
   return text;

@@ -31,6 +31,6 @@ expect 'channelmergingK=4mean' 998 1000
 expect 'channelmergingK=2mean,cosine' 425 445
 expect 'channelmergingK=2ties,balanced' 835 855
 expect 'K=1,residualsign1' 975 995
-expect 'presetbest(K=1,ternary)' 995 1000
+expect 'presetbest' 995 1000
 expect 'budget0.36' 993 1000
 echo "expert_zoo: 7 rows as expected"

@@ -157,7 +157,7 @@ TEST_CASE("hashed n-grams have their stored values", "[router]") {
   CHECK(only(word, "Hi") == feature{944, 1.0f});
   CHECK(only(word, "\u6F22") == feature{72, 1.0f});
   CHECK(only({.dimension = 1000, .most_chars = 0, .least_words = 2, .most_words = 2}, "Say hi") == feature{333, -1.0f});
-  CHECK(only({.least_chars = 4, .most_chars = 4, .most_words = 0}, "hi") == feature{27293, 1.0f});
+  CHECK(only({.dimension = 32768, .least_chars = 4, .most_chars = 4, .most_words = 0}, "hi") == feature{27293, 1.0f});
 }
 
 TEST_CASE("options of n-grams that can't be meant are refused", "[router]") {

@@ -1,206 +1,33 @@
 #pragma once
 
-/// Channel Merging in one pass: a block of threads, or a cluster of them, holds a channel's rows in shared memory from
-/// their one reading to the one writing of the merged rows.
+/// Starts the fused kernel.
 
 #include <braid/backend/cuda/device_buffer.cuh>
-#include <braid/backend/cuda/device_merged.cuh>
-#include <braid/backend/cuda/lane_gram.cuh>
-#include <braid/backend/cuda/tile_merge.cuh>
-#include <braid/backend/cuda/warp_choice.cuh>
+#include <braid/backend/cuda/fused_kernel.cuh>
+
+#include <algorithm>
 
 BRAID_NAMESPACE_BEGIN
 namespace detail {
 
-/// Everything that a fused merge is told, by value.
-template <class Plan, class Consensus>
-struct fused_arguments {
-  using plan_type = Plan;
-  tile_plan plan;
-  index_t cols;
-  int experts;
-  int groups;
-  float lambda;
-  bool clusters;  // whether there is anything to choose
-  bool allow_nonfinite;
-  bool whole_copies;  // rows begin and end on 16 bytes
-  gram_terms terms;
-  device_similarity similarity;
-  Consensus consensus;
-  device_rows models[most_tile_experts + 1];  // the base first
-  Plan plans[most_tile_experts];
-  philox_keys keys;  // of all plans that take Philox words
-  bool same_keys;    // whether it is so
-  double norms[most_tile_experts];
-  device_merged out;
-};
-
-/// Groups of the distinct rows, and who is in them. All threads of all blocks of the cluster.
-template <class T, class Arguments>
-__device__ void choose_groups(Arguments const& a, row_tile<T> const& tile, std::byte* shared, index_t channel,
-                              tile_state& state) {
-  int const thread = static_cast<int>(threadIdx.x);
-  bool suspicious = false;
-  if (a.clusters) {
-    float const* const sums = reinterpret_cast<float const*>(shared + a.plan.sums_at);
-    if (thread < tile_pair(a.experts, 0)) {
-      float total = 0.0f;
-      for (int s = 0; s < a.plan.segments; ++s) { total = total + sums[thread * a.plan.segments + s]; }
-      state.dots[thread] = total;
-      row_pair const p = pair_at(thread);
-      suspicious = p.i == p.j && (__float_as_uint(total) & 0x7F800000u) == 0x7F800000u;
-    }
-    suspicious = __syncthreads_or(suspicious) != 0;
-  }
-  find_distinct_rows(tile, a.experts, a.clusters, state);
-  int const n = state.distinct;
-  int const groups = a.groups < n ? a.groups : n;
-  bool const clustered = a.clusters && groups > 1 && groups < n;
-
-  // NaN and infinity show in the deltas' squared lengths; where there are none, elements are looked at.
-  if (!a.allow_nonfinite) {
-    bool bad = suspicious && thread == 0;
-    if ((!clustered && (suspicious || !a.clusters)) || a.terms.signs) {
-      bad = false;
-      for (int m = 0; m <= a.experts; ++m) { bad = bad || !tile.finite(m); }
-    }
-    if (bad) { atomicMin(&a.out.totals->first_bad, static_cast<unsigned long long>(channel)); }
-  }
-
-  double* const gram = reinterpret_cast<double*>(shared + a.plan.gram_at);
-  if (clustered) {
-    double* const score = reinterpret_cast<double*>(shared + a.plan.scores_at);
-    if (a.similarity.needs_norms()) { tile_norms(a.norms, a.experts, state); }
-    tile_normalise(a.similarity, state, gram);
-    tile_score_sets(a.similarity, state, gram, score);
-    tile_search(groups, score, state);
-  } else {
-    if (thread < n) { state.label[thread] = groups == 1 ? 0 : thread; }
-    __syncthreads();
-  }
-
-  if (thread < 32) {
-    int const mine = thread < a.experts ? state.label[state.of_expert[thread]] : -1;
-    int const of_row = thread < n ? state.label[thread] : -1;
-    for (int g = 0; g < groups; ++g) {
-      std::uint32_t const members = __ballot_sync(0xFFFFFFFFu, mine == g);
-      std::uint32_t const rows = __ballot_sync(0xFFFFFFFFu, of_row == g);
-      if (thread == 0) {
-        state.members[g] = members;
-        state.rows[g] = rows;
-      }
-    }
-    if (thread == 0) {
-      state.groups = groups;
-      state.clustered = clustered;
-    }
-  }
-  __syncthreads();
-}
-
-/// What is kept of a channel beside its rows. All threads of one warp.
+/// How many channels the device works on at a time: while it does, memory brings the next ones to the L2 cache, whatever the
+/// blocks wait for. At most what fits half of that cache.
 template <class Arguments>
-__device__ void write_labels(Arguments const& a, std::byte* shared, index_t channel, tile_state const& state) {
-  int const thread = static_cast<int>(threadIdx.x) % 32;
-  if (thread < a.experts) { a.out.label[channel * a.experts + thread] = static_cast<std::uint8_t>(state.label[state.of_expert[thread]]); }
-  if (!state.clustered) { return; }
-  long long sum = tile_similarity(state, reinterpret_cast<double const*>(shared + a.plan.gram_at), thread);
-#pragma unroll
-  for (int step = 16; step > 0; step /= 2) { sum += __shfl_xor_sync(0xFFFFFFFFu, sum, step); }
-  if (thread == 0) {
-    atomicAdd(&a.out.totals->similarity, static_cast<unsigned long long>(sum));
-    atomicAdd(&a.out.totals->compared, static_cast<unsigned long long>(a.experts));
-  }
-}
-
-template <class T, int Most, class Plan, class Consensus>
-BRAID_KERNEL void __launch_bounds__(256, Most > 4 ? 2 : 3) fused_merge_kernel(__grid_constant__ fused_arguments<Plan, Consensus> const a) {
-  extern __shared__ __align__(16) std::byte shared[];
-  __shared__ tile_state state;
-  int const thread = static_cast<int>(threadIdx.x);
-  auto const cluster = static_cast<unsigned>(a.plan.cluster);
-  unsigned const rank = cluster > 1 ? ptx::cluster_rank() : 0;
-  auto const channel = static_cast<index_t>(blockIdx.x / cluster);
-  int const first = static_cast<int>(rank) * a.plan.own;
-  int const own = a.plan.segments - first < a.plan.own ? a.plan.segments - first : a.plan.own;
-  row_tile<T> const tile{shared, a.plan, a.cols, first, own};
-
-  // The rows come in.
-  if (thread == 0) {
-    ptx::make_copy_barrier(&state.copies);
-    state.unusual = false;
-  }
-  __syncthreads();
-  if (a.whole_copies) {
-    int const end = tile.width(own - 1);
-    if (thread == 0) {
-      auto const columns = static_cast<std::uint32_t>((own - 1) * sum_order::segment + end);
-      ptx::expect_copies(&state.copies, static_cast<std::uint32_t>(a.experts + 1) * columns * sizeof(T));
-    }
-    if (thread < own * (a.experts + 1)) {
-      int const m = thread / own;
-      tile.copy_in(m, thread - m * own, a.models[m].data + channel * a.models[m].stride, &state.copies);
-    }
-    if (end < sum_order::segment) {
-      for (int m = 0; m <= a.experts; ++m) { tile.clear_end(m); }
-    }
-    if (cluster > 1) { ptx::cluster_arrive(); }  // all blocks run before any writes to another's memory
-    ptx::wait_for_copies(&state.copies);
-  } else {
-    for (int m = 0; m <= a.experts; ++m) { tile.load(m, a.models[m].data + channel * a.models[m].stride); }
-    if (cluster > 1) { ptx::cluster_arrive(); }
-  }
-  __syncthreads();
-  if (cluster > 1) { ptx::cluster_wait(); }
-
-  // Who belongs together?
-  float* const sums = reinterpret_cast<float*>(shared + a.plan.sums_at);
-  if (a.clusters) {
-    segment_sums const all{sums, a.plan.segments};
-    tile_gram<T, Most>(tile, a.experts, a.terms, all);
-    __syncthreads();
-    if (cluster > 1) {
-      all.share(tile_pair(a.experts, 0), first, own, a.plan.cluster, rank);
-      ptx::cluster_arrive();
-      ptx::cluster_wait();
-    }
-  }
-  bool chosen = false;
-  if (Most <= most_warp_experts && a.clusters && (!a.terms.signs || a.allow_nonfinite)) {
-    if (thread < 32) {
-      choose_in_warp(sums, a.plan.segments, a.experts, a.groups, a.similarity, a.norms, reinterpret_cast<double*>(shared + a.plan.gram_at), state);
-    }
-    __syncthreads();
-    chosen = !state.unusual;
-  }
-  if (!chosen) { choose_groups(a, tile, shared, channel, state); }
-
-  // Each group's row takes the place of its first member's, and all go out.
-  for (int g = 0; g < state.groups; ++g) {
-    if (__popc(state.rows[g]) > 1) {
-      merge_tile_group<Most>(tile, __shfl_sync(0xFFFFFFFFu, state.members[g], 0), a, channel);
-    }
-  }
-  ptx::publish_to_copies();
-  __syncthreads();
-  index_t const row_bytes = a.cols * static_cast<index_t>(sizeof(T));
-  auto const place = [&](int g) {
-    return g == 0 ? a.out.group_zero + channel * row_bytes : a.out.extra + (channel * a.out.most_extra + g - 1) * row_bytes;
-  };
-  auto const source = [&](int g) { return __ffs(static_cast<int>(state.members[g])); };  // behind the base's
-  if (!a.whole_copies) {
-    for (int g = 0; g < state.groups; ++g) { tile.store(source(g), place(g)); }
-  } else if (thread < own * state.groups) {
-    int const g = thread / own;
-    tile.copy_out(source(g), thread - g * own, place(g));
-  }
-  if (rank == 0 && thread >= 32 && thread < 64) { write_labels(a, shared, channel, state); }
-  if (a.whole_copies) { ptx::finish_copies_out(); }
+index_t channels_in_flight(Arguments const& a, int device, void const* kernel) {
+  int processors = 0;
+  int cache = 0;
+  int blocks = 0;
+  check_cuda(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device), "asking a device what it is");
+  check_cuda(cudaDeviceGetAttribute(&cache, cudaDevAttrL2CacheSize, device), "asking a device what it is");
+  check_cuda(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, a.plan.threads, a.plan.shared_bytes), "asking what fits a device");
+  index_t const row = static_cast<index_t>(a.experts + 1) * a.plan.segments * a.plan.segment_bytes;
+  index_t const at_work = static_cast<index_t>(processors) * blocks / a.plan.cluster;
+  return std::max<index_t>(1, std::min(at_work, cache / 2 / row));
 }
 
 /// Enqueues a fused merge of all channels.
 template <class T, int Most, class Plan, class Consensus>
-void start_fused_merge(fused_arguments<Plan, Consensus>& a, index_t channels, cudaStream_t stream) {
+void start_fused_merge(fused_arguments<Plan, Consensus>& a, int device, cudaStream_t stream) {
   auto const on_16 = [](void const* p) { return reinterpret_cast<std::uintptr_t>(p) % 16 == 0; };
   a.whole_copies = a.cols * static_cast<index_t>(sizeof(T)) % 16 == 0 && on_16(a.out.group_zero) && on_16(a.out.extra);
   for (int m = 0; m <= a.experts; ++m) { a.whole_copies = a.whole_copies && on_16(a.models[m].data) && a.models[m].stride % 16 == 0; }
@@ -214,8 +41,9 @@ void start_fused_merge(fused_arguments<Plan, Consensus>& a, index_t channels, cu
              "asking for shared memory");
   check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared),
              "asking for shared memory");
+  a.ahead = channels_in_flight(a, device, reinterpret_cast<void const*>(kernel));
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(channels) * static_cast<unsigned>(a.plan.cluster));
+  config.gridDim = dim3(static_cast<unsigned>(a.channels) * static_cast<unsigned>(a.plan.cluster));
   config.blockDim = dim3(static_cast<unsigned>(a.plan.threads));
   config.dynamicSmemBytes = a.plan.shared_bytes;
   config.stream = stream;

@@ -14,8 +14,29 @@
 /// different architectures.
 #define BRAID_KERNEL static __global__
 
+/// The block's dynamic shared memory, and one object of static shared memory.
+#define BRAID_BLOCK_MEMORY(name) extern __shared__ __align__(16) std::byte name[]
+#define BRAID_BLOCK_OBJECT(type, name) __shared__ type name
+
 BRAID_NAMESPACE_BEGIN
 namespace detail::ptx {
+
+/// Two floats rounded to nearest even in a word, the first in its lower half. NaN stays NaN.
+__device__ inline std::uint32_t to_bf16_pair(float first, float second) noexcept {
+  std::uint32_t word;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(second), "f"(first));
+  return word;
+}
+__device__ inline std::uint32_t to_f16_pair(float first, float second) noexcept {
+  std::uint32_t word;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(second), "f"(first));
+  return word;
+}
+__device__ inline float from_f16(std::uint16_t bits) noexcept {
+  float wide;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(bits));
+  return wide;
+}
 
 /// Address of shared memory as the instructions below want it.
 __device__ inline std::uint32_t shared_address(void const* p) noexcept {
@@ -38,6 +59,11 @@ __device__ inline void copy_in(void* shared, void const* global, std::uint32_t b
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared_address(shared)),
                "l"(global), "r"(bytes), "r"(shared_address(barrier))
                : "memory");
+}
+
+/// Asks for `bytes` to be brought to the L2 cache; address and bytes are multiples of 16.
+__device__ inline void prefetch(void const* global, std::uint32_t bytes) noexcept {
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(global), "r"(bytes) : "memory");
 }
 
 /// Waits until all expected bytes are there.

@@ -31,9 +31,7 @@ struct word_codec<bfloat16> {
     x[1] = __uint_as_float(word & 0xFFFF0000u);
   }
   __device__ static std::uint32_t narrow(float const (&x)[2]) noexcept {
-    std::uint32_t word;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(x[1]), "f"(x[0]));
-    return word;
+    return ptx::to_bf16_pair(x[0], x[1]);
   }
   __device__ static float widen_one(std::uint16_t x) noexcept { return __uint_as_float(std::uint32_t{x} << 16); }
 };
@@ -47,14 +45,10 @@ struct word_codec<float16> {
     x[1] = widen_one(static_cast<std::uint16_t>(word >> 16));
   }
   __device__ static std::uint32_t narrow(float const (&x)[2]) noexcept {
-    std::uint32_t word;
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(x[1]), "f"(x[0]));
-    return word;
+    return ptx::to_f16_pair(x[0], x[1]);
   }
   __device__ static float widen_one(std::uint16_t x) noexcept {
-    float wide;
-    asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(x));
-    return wide;
+    return ptx::from_f16(x);
   }
 };
 

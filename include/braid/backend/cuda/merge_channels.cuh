@@ -118,7 +118,7 @@ struct merge_channels<cuda, Prune, Similarity, Cluster, Consensus, residual::non
     detail::tile_plan const plan = detail::plan_tile(source.cols, experts, sizeof(T), limits.block, limits.processor);
     if (plan.cluster == 0) { return false; }
     using plan_type = decltype(detail::plan_ahead(prune, context, 0));
-    detail::fused_arguments<plan_type, Consensus> a{plan, source.cols, experts, groups, lambda, clusters, context.allow_nonfinite, false,
+    detail::fused_arguments<plan_type, Consensus> a{plan, source.channels, source.cols, 0, experts, groups, lambda, clusters, context.allow_nonfinite, false,
                                                     {}, {}, consensus, {}, {}, {}, false, {}, out};
     detail::device_context const there(be, context);
     a.terms.root_weight = there.root_weight.data();
@@ -134,9 +134,9 @@ struct merge_channels<cuda, Prune, Similarity, Cluster, Consensus, residual::non
       a.norms[e] = context.norms.empty() ? 0.0 : context.norms[slot];
     }
     if (experts <= 4) {
-      detail::start_fused_merge<T, 4>(a, source.channels, be.stream());
+      detail::start_fused_merge<T, 4>(a, be.device(), be.stream());
     } else {
-      detail::start_fused_merge<T, detail::most_tile_experts>(a, source.channels, be.stream());
+      detail::start_fused_merge<T, detail::most_tile_experts>(a, be.device(), be.stream());
     }
     return true;
   }

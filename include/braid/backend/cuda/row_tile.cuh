@@ -40,6 +40,9 @@ struct row_tile {
   __device__ void copy_in(int model, int s, std::byte const* row, std::uint64_t* barrier) const noexcept {
     ptx::copy_in(segment(model, s), row + column(s) * static_cast<index_t>(sizeof(T)), static_cast<std::uint32_t>(width(s)) * sizeof(T), barrier);
   }
+  __device__ void prefetch(int s, std::byte const* row) const noexcept {
+    ptx::prefetch(row + column(s) * static_cast<index_t>(sizeof(T)), static_cast<std::uint32_t>(width(s)) * sizeof(T));
+  }
   __device__ void copy_out(int model, int s, std::byte* row) const noexcept {
     ptx::copy_out(row + column(s) * static_cast<index_t>(sizeof(T)), segment(model, s), static_cast<std::uint32_t>(width(s)) * sizeof(T));
   }

@@ -168,14 +168,13 @@ template <int N, bool Blocks, class T, class Arguments>
 __device__ void merge_members(row_tile<T> const& tile, std::uint32_t members, Arguments const& a, index_t row, row_blocks const& blocks) {
   using plan_type = typename Arguments::plan_type;
   constexpr int elements = tile_items<T>::elements;
-  plan_type plan[N];
+  int member[N];
   std::uint32_t model_at[N];
 #pragma unroll
   for (int m = 0; m < N; ++m) {
-    int const member = __ffs(static_cast<int>(members)) - 1;
+    member[m] = __ffs(static_cast<int>(members)) - 1;
     members &= members - 1;
-    model_at[m] = static_cast<std::uint32_t>(1 + member) * tile.plan.model_bytes;
-    plan[m] = a.plans[member];
+    model_at[m] = static_cast<std::uint32_t>(1 + member[m]) * tile.plan.model_bytes;
   }
   tile_items<T> items(tile);
   if (!items.any) { return; }
@@ -193,9 +192,9 @@ __device__ void merge_members(row_tile<T> const& tile, std::uint32_t members, Ar
         for (int n = 0; n < elements; ++n) { delta[m][k][n] = delta[m][k][n] - base[k][n]; }
       }
       if constexpr (Blocks) {
-        prune_by_blocks<T>(plan[m], a.keys, items, row, blocks, delta[m]);
+        prune_by_blocks<T>(a.plans[member[m]], a.keys, items, row, blocks, delta[m]);
       } else if constexpr (!plan_keeps_all<plan_type>) {
-        prune_singly<T>(plan[m], items, row, tile.cols, delta[m]);
+        prune_singly<T>(a.plans[member[m]], items, row, tile.cols, delta[m]);
       }
     }
 #pragma unroll

@@ -23,7 +23,7 @@ struct tile_plan {
   std::uint32_t segment_bytes = 0;  ///< from one segment to the next
   std::uint32_t model_bytes = 0;    ///< from one model's segments to the next model's
   std::uint32_t sums_at = 0;        ///< float [pairs, segments]: the segments' dot products
-  std::uint32_t gram_at = 0;        ///< double [experts, experts]
+  std::uint32_t gram_at = 0;        ///< double [experts, experts], at least [4, 4]
   std::uint32_t scores_at = 0;      ///< double [2^experts]
   std::uint32_t shared_bytes = 0;   ///< of one block
 };
@@ -55,7 +55,7 @@ constexpr tile_plan plan_tile(index_t cols, int experts, std::size_t element, st
     p.model_bytes = own * p.segment_bytes;
     p.sums_at = (n + 1u) * p.model_bytes;
     p.gram_at = (p.sums_at + n * (n + 1u) / 2u * segments * 4u + 15u) / 16u * 16u;
-    p.scores_at = p.gram_at + n * n * 8u;
+    p.scores_at = p.gram_at + (n < 4u ? 16u : n * n) * 8u;
     p.shared_bytes = p.scores_at + (8u << n);
     if (p.shared_bytes + block_overhead > block_limit) { continue; }
     std::size_t const fit = processor_limit / (p.shared_bytes + block_overhead);

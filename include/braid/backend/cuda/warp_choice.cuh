@@ -1,6 +1,8 @@
 #pragma once
 
-/// The usual case of clustering, three or four experts whose rows differ, by one warp in registers.
+/// The usual case of clustering, three or four experts whose rows differ, by one warp in registers: without branches, since
+/// all other warps of the block wait for it. The operations of `cluster::exact` in their order; where a term isn't wanted, zero
+/// is added, which changes no sum that began with +0.
 
 #include <braid/backend/cuda/tile_partition.cuh>
 
@@ -9,22 +11,35 @@ namespace detail {
 
 inline constexpr int most_warp_experts = 4;
 
-/// Writes groups, labels and the normalised Gram matrix; or, where rows may be equal or numbers not finite, only says so in
-/// `state.unusual`. All threads of one warp.
-/// @param sums [pairs, segments] @param gram [experts, experts], out
+/// Numbers that compare as the finite float64 they are made of.
+__device__ inline std::uint64_t ordered_bits(double x) noexcept {
+  auto const bits = static_cast<std::uint64_t>(__double_as_longlong(x));
+  return bits >> 63 != 0 ? ~bits : bits | 0x8000000000000000ull;
+}
+
+/// Writes groups and labels, and to `gram` [4, 4] the normalised Gram matrix, zeros beyond the experts; or, where rows may be
+/// equal or numbers not finite, only says so in `state.unusual`. All threads of one warp.
+/// @param sums [pairs, segments]
 __device__ inline void choose_in_warp(float const* sums, int segments, int experts, int groups, device_similarity similarity,
                                       double const* norms, double* gram, tile_state& state) {
   constexpr unsigned all = 0xFFFFFFFFu;
+  constexpr int most = most_warp_experts;
   int const lane = static_cast<int>(threadIdx.x) % 32;
-  int const pairs = tile_pair(experts, 0);
   int const i = lane < 1 ? 0 : lane < 3 ? 1 : lane < 6 ? 2 : 3;
   int const j = lane - tile_pair(i, 0);
-  bool const mine = lane < pairs;
+  bool const mine = lane < tile_pair(experts, 0);
   float total = 0.0f;
   if (mine) {
     float const* const of_pair = sums + lane * segments;
-#pragma unroll 4
-    for (int s = 0; s < segments; ++s) { total = total + of_pair[s]; }
+    int s = 0;
+    for (; s + 8 <= segments; s += 8) {
+      float part[8];
+#pragma unroll
+      for (int k = 0; k < 8; ++k) { part[k] = of_pair[s + k]; }
+#pragma unroll
+      for (int k = 0; k < 8; ++k) { total = total + part[k]; }
+    }
+    for (; s < segments; ++s) { total = total + of_pair[s]; }
   }
   float const ii = __shfl_sync(all, total, tile_pair(i, i));
   float const jj = __shfl_sync(all, total, tile_pair(j, j));
@@ -34,72 +49,71 @@ __device__ inline void choose_in_warp(float const* sums, int segments, int exper
     if (lane == 0) { state.unusual = true; }
     return;
   }
-  if (mine) {
+  if (lane < tile_pair(most, 0)) {
     double const ij = finite(total) ? static_cast<double>(total) : 0.0;
     double both[4] = {static_cast<double>(ii), ij, ij, static_cast<double>(jj)};
     double const lengths[2] = {norms[i], norms[j]};
     similarity.normalise(both, 2, lengths);
-    double const entry = i == j ? both[0] : both[2];
-    gram[i * experts + j] = entry;
-    gram[j * experts + i] = entry;
+    double const entry = mine ? (i == j ? both[0] : both[2]) : 0.0;
+    gram[i * most + j] = entry;
+    gram[j * most + i] = entry;
   }
   __syncwarp();
 
   // The score of the set of rows whose bits make the number of this lane: as tile_score_sets, where all weights are 1.
-  double score = 0.0;
-  if (lane > 0 && lane < 1 << experts) {
-    double sum = 0.0;
-    double trace = 0.0;
-    double size = 0.0;
+  double entry[most][most];
 #pragma unroll
-    for (int low = most_warp_experts - 1; low >= 0; --low) {
-      if ((lane >> low & 1) == 0) { continue; }
-      double cross = 0.0;
+  for (int a = 0; a < most; ++a) {
 #pragma unroll
-      for (int k = low + 1; k < most_warp_experts; ++k) {
-        if ((lane >> k & 1) != 0) { cross += gram[low * experts + k]; }
-      }
-      double const self = gram[low * experts + low];
-      sum = sum + (2.0 * cross + self);
-      trace = trace + self;
-      size = size + 1.0;
-    }
-    score = similarity.group_score(sum, trace, size);
+    for (int b = a; b < most; ++b) { entry[a][b] = gram[a * most + b]; }
   }
-
-  // This lane's partition: row i has one of the labels 0 .. i.
-  constexpr std::uint32_t nothing = ~0u;
-  int const label[most_warp_experts] = {0, lane % 2, lane / 2 % 3, lane / 6};
-  std::uint32_t labels = 0;
-  int used = 1;
-  bool valid = lane < (experts == 4 ? 24 : 6);
+  double sum = 0.0;
+  double trace = 0.0;
 #pragma unroll
-  for (int e = 1; e < most_warp_experts; ++e) {
-    if (e >= experts) { continue; }
-    valid = valid && label[e] <= used;
-    used = label[e] == used ? used + 1 : used;
-    labels |= static_cast<std::uint32_t>(label[e]) << 4 * (most_warp_experts - 1 - e);
+  for (int low = most - 1; low >= 0; --low) {
+    bool const has_low = (lane >> low & 1) != 0;
+    double cross = 0.0;
+#pragma unroll
+    for (int k = low + 1; k < most; ++k) { cross = cross + ((lane >> k & 1) != 0 ? entry[low][k] : 0.0); }
+    sum = sum + (has_low ? 2.0 * cross + entry[low][low] : 0.0);
+    trace = trace + (has_low ? entry[low][low] : 0.0);
+  }
+  double const score = lane == 0 ? 0.0 : similarity.group_score(sum, trace, static_cast<double>(__popc(static_cast<unsigned>(lane))));
+
+  // This lane's partition: row e has one of the labels 0 .. e, so that lanes are in the order of labels.
+  int const label[most] = {0, lane / 12, lane / 4 % 3, experts == 4 ? lane % 4 : 0};
+  int used = 1;
+  bool valid = lane < 24 && (experts == 4 || lane % 4 == 0);
+#pragma unroll
+  for (int e = 1; e < most; ++e) {
+    bool const there = e < experts;
+    valid = valid && (!there || label[e] <= used);
+    used = there && label[e] == used ? used + 1 : used;
   }
   valid = valid && used == groups;
-  double best_score = 0.0;
-  for (int g = 0; g < groups; ++g) {
+  double reached = 0.0;
+#pragma unroll
+  for (int g = 0; g < most - 1; ++g) {
     int set = 0;
 #pragma unroll
-    for (int e = 0; e < most_warp_experts; ++e) { set |= e < experts && label[e] == g ? 1 << e : 0; }
-    best_score += __shfl_sync(all, score, set);
+    for (int e = 0; e < most; ++e) { set |= e < experts && label[e] == g ? 1 << e : 0; }
+    reached = reached + __shfl_sync(all, score, g < groups ? set : 0);
   }
-  std::uint32_t best = valid ? labels : nothing;
+  // The best of them: the highest upper half, of those the highest lower half, of those the first.
+  std::uint64_t const key = valid ? ordered_bits(reached) : 0;
+  auto const upper = static_cast<std::uint32_t>(key >> 32);
+  std::uint32_t const highest_upper = __reduce_max_sync(all, upper);
+  bool const leads = valid && upper == highest_upper;
+  std::uint32_t const lower = leads ? static_cast<std::uint32_t>(key) : 0;
+  std::uint32_t const highest_lower = __reduce_max_sync(all, lower);
+  bool const wins = leads && lower == highest_lower;
+  int const best = __ffs(static_cast<int>(__ballot_sync(all, wins))) - 1;
+
+  int const labels[most] = {0, best / 12, best / 4 % 3, best % 4};
+  int const group = lane == 1 ? labels[1] : lane == 2 ? labels[2] : lane == 3 ? labels[3] : 0;
 #pragma unroll
-  for (int step = 16; step > 0; step /= 2) {
-    double const other_score = __shfl_xor_sync(all, best_score, step);
-    std::uint32_t const other = __shfl_xor_sync(all, best, step);
-    bool const better = other != nothing && (best == nothing || other_score > best_score || (other_score == best_score && other < best));
-    best_score = better ? other_score : best_score;
-    best = better ? other : best;
-  }
-  int const group = lane < experts ? static_cast<int>(best >> 4 * (most_warp_experts - 1 - lane) & 15u) : -1;
-  for (int g = 0; g < groups; ++g) {
-    std::uint32_t const members = __ballot_sync(all, group == g);
+  for (int g = 0; g < most - 1; ++g) {
+    std::uint32_t const members = __ballot_sync(all, lane < experts && group == g);
     if (lane == 0) {
       state.members[g] = members;
       state.rows[g] = members;
@@ -108,13 +122,39 @@ __device__ inline void choose_in_warp(float const* sums, int segments, int exper
   if (lane < experts) {
     state.label[lane] = group;
     state.of_expert[lane] = lane;
-    state.weight[lane] = 1;
   }
   if (lane == 0) {
     state.groups = groups;
-    state.distinct = experts;
     state.clustered = true;
   }
+}
+
+/// `cluster::detail::row_agreement` of the rows that `choose_in_warp` put into groups, summed over them; all threads of a warp.
+__device__ inline long long agreement_in_warp(tile_state const& state, double const* gram, int experts) {
+  constexpr unsigned all = 0xFFFFFFFFu;
+  constexpr int most = most_warp_experts;
+  int const lane = static_cast<int>(threadIdx.x) % 32;
+  int const i = lane < experts ? lane : 0;
+  int label[most];
+#pragma unroll
+  for (int e = 0; e < most; ++e) { label[e] = e < experts ? state.label[e] : -1; }
+  int const mine = state.label[i];
+  double cross = 0.0;  // with this row's group
+#pragma unroll
+  for (int e = 0; e < most; ++e) { cross = cross + (label[e] == mine ? gram[i * most + e] : 0.0); }
+  double total = 0.0;
+#pragma unroll
+  for (int e = 0; e < most; ++e) {
+    double const there = __shfl_sync(all, cross, e);
+    total = total + (label[e] == mine ? there : 0.0);
+  }
+  double const self = gram[i * most + i];
+  double const lengths = ::sqrt(self > 0.0 ? self : 0.0) * ::sqrt(total > 0.0 ? total : 0.0);
+  double const cosine = lengths > 0.0 ? cross / lengths : 1.0;
+  long long sum = lane < experts ? ::llround(cosine * 0x1p32) : 0;
+  sum += __shfl_xor_sync(all, sum, 1);
+  sum += __shfl_xor_sync(all, sum, 2);
+  return sum;
 }
 
 }  // namespace detail

@@ -1,0 +1,225 @@
+#pragma once
+
+/// In place of the header of that name: kernels run on the host, a thread of the operating system for each of a block's, so
+/// that machines without a GPU can test what kernels compute, and that all threads meet at every barrier. Nothing here says
+/// how fast they are, or whether threads race.
+
+#include <braid/core/float_types.hpp>
+
+#include <atomic>
+#include <barrier>
+#include <bit>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <stdexcept>
+#include <thread>
+#include <vector>
+
+#define __device__
+#define __host__
+#define __noinline__
+#define __grid_constant__
+#define __launch_bounds__(...)
+#define BRAID_KERNEL static
+#define BRAID_BLOCK_MEMORY(name) std::byte* const name = emulated::block().memory.data()
+#define BRAID_BLOCK_OBJECT(type, name) type& name = *reinterpret_cast<type*>(emulated::block().object.data())
+
+namespace emulated {
+
+/// What a block's threads share.
+struct block_state {
+  std::vector<std::byte> memory;
+  std::vector<std::byte> object;
+  std::unique_ptr<std::barrier<>> barrier;
+  std::vector<std::unique_ptr<std::barrier<>>> warps;
+  std::vector<std::uint64_t> exchange;  // a word of each thread
+  std::atomic<int> any{0};
+  std::uint32_t rank = 0;
+};
+
+struct cluster_state {
+  std::vector<std::unique_ptr<block_state>> blocks;
+  std::unique_ptr<std::barrier<>> barrier;
+};
+
+inline thread_local block_state* own_block = nullptr;
+inline thread_local cluster_state* own_cluster = nullptr;
+inline block_state& block() { return *own_block; }
+
+}  // namespace emulated
+
+struct emulated_index {
+  unsigned x;
+};
+inline thread_local emulated_index threadIdx{};
+inline thread_local emulated_index blockIdx{};
+inline thread_local emulated_index blockDim{};
+
+namespace emulated {
+
+/// Runs `kernel()` on `blocks` blocks, a cluster of them at a time. Shared memory begins as garbage.
+inline void run(int blocks, int cluster, int threads, std::size_t memory, std::size_t object, std::function<void()> const& kernel) {
+  for (int first = 0; first < blocks; first += cluster) {
+    cluster_state c;
+    c.barrier = std::make_unique<std::barrier<>>(cluster * threads);
+    std::vector<std::thread> running;
+    for (int b = 0; b < cluster; ++b) {
+      auto state = std::make_unique<block_state>();
+      state->memory.assign(memory, std::byte{0xCD});
+      state->object.assign(object, std::byte{0xCD});
+      state->barrier = std::make_unique<std::barrier<>>(threads);
+      for (int w = 0; w < threads; w += 32) { state->warps.push_back(std::make_unique<std::barrier<>>(32)); }
+      state->exchange.resize(static_cast<std::size_t>(threads));
+      state->rank = static_cast<std::uint32_t>(b);
+      c.blocks.push_back(std::move(state));
+    }
+    for (int b = 0; b < cluster; ++b) {
+      for (int t = 0; t < threads; ++t) {
+        running.emplace_back([&, b, t] {
+          own_cluster = &c;
+          own_block = c.blocks[static_cast<std::size_t>(b)].get();
+          threadIdx.x = static_cast<unsigned>(t);
+          blockIdx.x = static_cast<unsigned>(first + b);
+          blockDim.x = static_cast<unsigned>(threads);
+          kernel();
+        });
+      }
+    }
+    for (auto& r : running) { r.join(); }
+  }
+}
+
+inline void meet_warp() { block().warps[threadIdx.x / 32]->arrive_and_wait(); }
+
+/// Every thread of the warp gives a value and reads them all.
+template <class T, class F>
+auto in_warp(T value, F const& f) {
+  std::uint64_t* const slots = block().exchange.data() + threadIdx.x / 32 * 32;
+  std::memcpy(slots + threadIdx.x % 32, &value, sizeof value);
+  meet_warp();
+  auto const at = [slots](unsigned lane) {
+    T x;
+    std::memcpy(&x, slots + lane % 32, sizeof x);
+    return x;
+  };
+  auto const result = f(at);
+  meet_warp();
+  return result;
+}
+
+}  // namespace emulated
+
+inline void __syncthreads() { emulated::block().barrier->arrive_and_wait(); }
+inline void __syncwarp() { emulated::meet_warp(); }
+inline int __syncthreads_or(bool mine) {
+  __syncthreads();
+  if (mine) { emulated::block().any = 1; }
+  __syncthreads();
+  int const any = emulated::block().any;
+  __syncthreads();
+  if (threadIdx.x == 0) { emulated::block().any = 0; }
+  __syncthreads();
+  return any;
+}
+template <class T>
+T __shfl_sync(unsigned, T x, int lane) {
+  return emulated::in_warp(x, [lane](auto const& at) { return at(static_cast<unsigned>(lane)); });
+}
+template <class T>
+T __shfl_xor_sync(unsigned, T x, int mask) {
+  return emulated::in_warp(x, [mask](auto const& at) { return at((threadIdx.x % 32) ^ static_cast<unsigned>(mask)); });
+}
+inline unsigned __ballot_sync(unsigned, bool mine) {
+  return emulated::in_warp(mine ? 1u : 0u, [](auto const& at) {
+    unsigned votes = 0;
+    for (unsigned lane = 0; lane < 32; ++lane) { votes |= at(lane) << lane; }
+    return votes;
+  });
+}
+inline int __any_sync(unsigned mask, bool mine) { return __ballot_sync(mask, mine) != 0 ? 1 : 0; }
+inline unsigned __reduce_max_sync(unsigned, unsigned mine) {
+  return emulated::in_warp(mine, [](auto const& at) {
+    unsigned most = 0;
+    for (unsigned lane = 0; lane < 32; ++lane) { most = at(lane) > most ? at(lane) : most; }
+    return most;
+  });
+}
+inline int __popc(unsigned x) { return std::popcount(x); }
+inline int __ffs(int x) { return __builtin_ffs(x); }
+inline unsigned __brev(unsigned x) {
+  unsigned r = 0;
+  for (unsigned i = 0; i < 32; ++i) { r |= (x >> i & 1u) << (31 - i); }
+  return r;
+}
+inline float __uint_as_float(unsigned x) { return std::bit_cast<float>(x); }
+inline unsigned __float_as_uint(float x) { return std::bit_cast<unsigned>(x); }
+inline long long __double_as_longlong(double x) { return std::bit_cast<long long>(x); }
+inline double __longlong_as_double(long long x) { return std::bit_cast<double>(x); }
+inline unsigned long long atomicAdd(unsigned long long* p, unsigned long long x) { return std::atomic_ref(*p).fetch_add(x); }
+inline unsigned long long atomicMin(unsigned long long* p, unsigned long long x) {
+  std::atomic_ref const there(*p);
+  unsigned long long old = there.load();
+  while (x < old && !there.compare_exchange_weak(old, x)) {}
+  return old;
+}
+
+BRAID_NAMESPACE_BEGIN
+namespace detail::ptx {
+
+inline std::uint32_t to_bf16_pair(float first, float second) noexcept {
+  return bfloat16(first).bits | static_cast<std::uint32_t>(bfloat16(second).bits) << 16;
+}
+inline std::uint32_t to_f16_pair(float first, float second) noexcept {
+  return float16(first).bits | static_cast<std::uint32_t>(float16(second).bits) << 16;
+}
+inline float from_f16(std::uint16_t bits) noexcept { return static_cast<float>(float16::from_bits(bits)); }
+
+inline void check_copy(void const* a, void const* b, std::uint32_t bytes) {
+  if (reinterpret_cast<std::uintptr_t>(a) % 16 != 0 || reinterpret_cast<std::uintptr_t>(b) % 16 != 0 || bytes % 16 != 0) {
+    std::abort();  // a device would stop here
+  }
+}
+// The barrier of copies: bytes that have come less bytes that were asked for, and a bit that they were asked for.
+inline constexpr std::uint64_t copies_asked = std::uint64_t{1} << 40;
+inline void make_copy_barrier(std::uint64_t* barrier) noexcept { *barrier = 0; }
+inline void expect_copies(std::uint64_t* barrier, std::uint32_t bytes) noexcept { std::atomic_ref(*barrier).fetch_add(copies_asked - bytes); }
+inline void copy_in(void* shared, void const* global, std::uint32_t bytes, std::uint64_t* barrier) {
+  check_copy(shared, global, bytes);
+  std::memcpy(shared, global, bytes);
+  std::atomic_ref(*barrier).fetch_add(bytes);
+}
+inline void wait_for_copies(std::uint64_t* barrier) noexcept {
+  while (std::atomic_ref(*barrier).load() != copies_asked) { std::this_thread::yield(); }
+}
+inline void prefetch(void const* global, std::uint32_t bytes) {
+  check_copy(global, global, bytes);
+  // Reads the ends, so that a sanitizer sees whether they are there.
+  [[maybe_unused]] std::byte volatile seen = *static_cast<std::byte const*>(global);
+  seen = static_cast<std::byte const*>(global)[bytes - 1];
+}
+inline void publish_to_copies() noexcept {}
+inline void copy_out(void* global, void const* shared, std::uint32_t bytes) {
+  check_copy(global, shared, bytes);
+  std::memcpy(global, shared, bytes);
+}
+inline void finish_copies_out() noexcept {}
+
+inline std::uint32_t cluster_rank() noexcept { return emulated::block().rank; }
+inline void cluster_arrive() noexcept {}
+inline void cluster_wait() { emulated::own_cluster->barrier->arrive_and_wait(); }
+
+template <class T, class X>
+void store_in_cluster(T* p, std::uint32_t rank, X x) {
+  emulated::block_state& here = emulated::block();
+  emulated::block_state& there = *emulated::own_cluster->blocks[rank];
+  auto* const address = reinterpret_cast<std::byte*>(p);
+  bool const in_memory = address >= here.memory.data() && address < here.memory.data() + here.memory.size();
+  std::byte* const to = in_memory ? there.memory.data() + (address - here.memory.data()) : there.object.data() + (address - here.object.data());
+  *reinterpret_cast<T*>(to) = static_cast<T>(x);
+}
+
+}  // namespace detail::ptx
+BRAID_NAMESPACE_END
