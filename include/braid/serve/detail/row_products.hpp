@@ -30,8 +30,8 @@ inline constexpr index_t fetch_ahead = 4096;
 template <class T, int R, int B>
 struct row_products_body {
   template <int W>
-  BRAID_ALWAYS_INLINE static void run(T const* const* row, T const* const* next, float const* const* x, index_t first, index_t last, index_t cols,
-                                      float* totals, index_t stride) noexcept {
+  BRAID_ALWAYS_INLINE static void run(T const* const* row, T const* const* next, float const* const* x, index_t first,
+                                      index_t last, index_t cols, float* totals, index_t stride) noexcept {
     using f32 = typename wide<W>::f32;
     constexpr int lanes = sum_order::lanes;
     constexpr auto rows = static_cast<std::size_t>(R);
