@@ -21,6 +21,7 @@
 
 #include <functional>
 #include <memory>
+#include <new>
 #include <string>
 
 namespace {
@@ -31,13 +32,23 @@ using braid::tensor_view;
 constexpr std::size_t experts = 4;
 enum class layout { random, runs, constant };
 
+/// On a page, as the tensors of files are that braid writes.
+template <class T>
+struct page_allocator {
+  using value_type = T;
+  static constexpr std::align_val_t page{4096};
+  T* allocate(std::size_t n) { return static_cast<T*>(::operator new(n * sizeof(T), page)); }
+  void deallocate(T* p, std::size_t) noexcept { ::operator delete(p, page); }
+  bool operator==(page_allocator const&) const = default;
+};
+
 /// A pool of two rows a channel, and where four experts have theirs.
 template <class T>
 struct pool {
   index_t rows;
   index_t cols;
-  std::vector<T> weight;
-  std::vector<T> rebuilt;  // of expert 1
+  std::vector<T, page_allocator<T>> weight;
+  std::vector<T, page_allocator<T>> rebuilt;  // of expert 1
 
   pool(index_t r, index_t c) : rows(r), cols(c), weight(static_cast<std::size_t>(2 * r * c)), rebuilt(static_cast<std::size_t>(r * c)) {
     for (std::size_t i = 0; i < weight.size(); i += 4) {

@@ -125,11 +125,11 @@ TEST_CASE("kernels of products give the same bits at every width, and in pieces"
       for (index_t b = 0; b < B; ++b) { inputs[b] = x.data() + b * cols; }
       using body = braid::detail::row_products_body<T, R, B>;
       float narrow[outputs]{}, middle[outputs]{}, wide[outputs]{};
-      body::template run<4>(rows, inputs, 0, cols, cols, narrow, B);
+      body::template run<4>(rows, rows, inputs, 0, cols, cols, narrow, B);
       for (index_t first = 0; first < cols; first += 512) {
-        body::template run<8>(rows, inputs, first, std::min<index_t>(first + 512, cols), cols, middle, B);
+        body::template run<8>(rows, rows, inputs, first, std::min<index_t>(first + 512, cols), cols, middle, B);
       }
-      body::template run<16>(rows, inputs, 0, cols, cols, wide, B);
+      body::template run<16>(rows, rows, inputs, 0, cols, cols, wide, B);
       for (index_t r = 0; r < R; ++r) {
         for (index_t b = 0; b < B; ++b) {
           float const expected = braid::sum_order::sum(cols, [&](index_t c) { return w.at(r, c) * inputs[b][c]; });

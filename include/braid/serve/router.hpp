@@ -40,8 +40,8 @@ struct routing {
 /// entropy on queries labelled with the task that they come from (Channel Merging, arXiv 2412.15283, section on
 /// the router, Eq. 6). The paper's own router is a trained encoder; give its sentence embedding as `Embedding` to have the same.
 ///
-/// Features are scaled by how rare they were in training (inverse document frequency, Sparck Jones 1972), and the row is divided by
-/// its length.
+/// Features are scaled by how rare they were in training (inverse document frequency, Sparck Jones 1972), and the row is
+/// divided by its length.
 ///
 /// Experts are counted in the order of their names. Training and routing give the same bits on every machine, on any
 /// number of threads and in whatever order the experts' queries are listed (the order of one expert's queries
@@ -100,8 +100,9 @@ class router {
   }
 
   /// Writes a directory with one file, router.safetensors: `router.weight` F32 [experts, dimension], `router.scale`
-  /// F32 [dimension], `router.bias` F32 [experts], everything else as JSON under "braid.router" in its metadata. It appears when it is complete, or not at
-  /// all; the file may be moved anywhere, beside the weights of a merged checkpoint too.
+  /// F32 [dimension], `router.bias` F32 [experts], everything else as JSON under "braid.router" in its metadata. It
+  /// appears when it is complete, or not at all; the file may be moved anywhere, beside the weights of a merged
+  /// checkpoint too.
   /// @throws argument_error, io_error as `checkpoint_writer`
   void save(std::filesystem::path const& out, bool overwrite = false) const {
     detail::write_router(out, state_, embedding_.to_json(), overwrite);

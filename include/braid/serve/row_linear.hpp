@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <array>
 #include <map>
+#include <memory>
 #include <span>
 #include <string>
 #include <utility>
@@ -101,7 +102,8 @@ class row_linear {
     stored_row row;
   };
 
-  static constexpr int run_length = 16;        // rows that are decoded and multiplied together
+  static constexpr std::size_t run_length = 64;      // rows that are multiplied together
+  static constexpr std::size_t decoded_length = 16;  // if they have to be decoded: they stay in the second cache
   static constexpr index_t column_chunk = 1024;  // of a batch: its inputs stay in the second cache
 
   static std::string shape(index_t rows, index_t cols) { return std::to_string(rows) + " x " + std::to_string(cols); }
@@ -116,8 +118,9 @@ class row_linear {
   void run(cpu const& be, batch const& some, tensor_view<float const> x, tensor_view<float> y) const {
     index_t channels = 0;
     for (auto const& a : some) { channels = std::max(channels, source_.channels(a.expert)); }
-    std::size_t const row_bytes = static_cast<std::size_t>(cols()) * size_of(source_.type());
-    auto const block = static_cast<index_t>(std::clamp<std::size_t>((std::size_t{1} << 18) / (row_bytes + 1), 8, 64)) / 8 * 8;
+    // Some blocks a thread. Of several experts long ones: rows that the same experts ask for are multiplied together.
+    index_t const share = channels / (4 * static_cast<index_t>(be.threads()));
+    index_t const block = std::clamp<index_t>(share, 16, some.size() == 1 ? 64 : 512) / 16 * 16;
     index_t const blocks = (channels + block - 1) / block;
     auto const one = [&](index_t i) { run_block(some, i * block, std::min((i + 1) * block, channels), x, y); };
     // Below some ten microseconds of work, threads cost more than they bring.
@@ -165,8 +168,13 @@ class row_linear {
           s.address.push_back(x.row(b));
         }
       }
-      for (; i < end; i += std::min<std::size_t>(run_length, end - i)) {
-        multiply(std::span(tasks).subspan(i, std::min<std::size_t>(run_length, end - i)), s, y);
+      while (i < end) {
+        bool const decoded = must_decode(tasks[i]);
+        std::size_t const most = std::min(end, i + (decoded ? decoded_length : run_length));
+        std::size_t next = i + 1;
+        while (next < most && must_decode(tasks[next]) == decoded) { ++next; }
+        multiply(std::span(tasks).subspan(i, next - i), decoded, s, y);
+        i = next;
       }
     }
   }
@@ -175,28 +183,30 @@ class row_linear {
     std::vector<index_t> inputs;
     std::vector<float const*> address;
     std::vector<float> totals;
-    std::vector<std::byte> decoded;  // rows
-    std::vector<std::byte> narrow;   // one of them before it is widened
+    std::unique_ptr<std::byte[]> decoded;  // rows
+    std::vector<std::byte> narrow;         // one of them before it is widened
   };
 
-  /// Rows that the same vectors ask for.
-  void multiply(std::span<task const> tasks, scratch& s, tensor_view<float> y) const {
-    std::array<std::byte const*, run_length> row{};
-    bool const small = size_of(source_.type()) == 1;  // an f8: multiplied as f32
-    std::size_t const element = small ? sizeof(float) : size_of(source_.type());
+  [[nodiscard]] bool is_f8() const noexcept { return size_of(source_.type()) == 1; }
+  [[nodiscard]] bool must_decode(task const& t) const noexcept { return t.row.code != residual_code::none || is_f8(); }
+
+  /// The row as `extract` gives it, in scratch; of an f8 in float32.
+  std::byte const* decode(stored_row const& from, std::size_t place, scratch& s) const {
     auto const width = static_cast<std::size_t>(cols());
-    for (std::size_t t = 0; t < tasks.size(); ++t) {
-      stored_row const& from = tasks[t].row;
-      row[t] = from.shared;
-      if (from.code == residual_code::none && !small) { continue; }
-      s.decoded.resize(run_length * width * element);
-      std::byte* const to = s.decoded.data() + t * width * element;
-      s.narrow.resize(small ? width : 0);
-      apply_residual(source_.type(), from.shared, from.code, from.plane, from.scale, source_.column_scales(), cols(),
-                     small ? s.narrow.data() : to);
-      if (small) { detail::convert(source_.type(), s.narrow.data(), dtype::f32, to, cols()); }
-      row[t] = to;
-    }
+    std::size_t const element = is_f8() ? sizeof(float) : size_of(source_.type());
+    if (!s.decoded) { s.decoded = std::make_unique_for_overwrite<std::byte[]>(decoded_length * width * element); }
+    std::byte* const to = s.decoded.get() + place * width * element;
+    s.narrow.resize(is_f8() ? width : 0);
+    apply_residual(source_.type(), from.shared, from.code, from.plane, from.scale, source_.column_scales(), cols(),
+                   is_f8() ? s.narrow.data() : to);
+    if (is_f8()) { detail::convert(source_.type(), s.narrow.data(), dtype::f32, to, cols()); }
+    return to;
+  }
+
+  /// Rows that the same vectors ask for, all of which are decoded or none.
+  void multiply(std::span<task const> tasks, bool decoded, scratch& s, tensor_view<float> y) const {
+    std::array<std::byte const*, run_length> row{};
+    for (std::size_t t = 0; t < tasks.size(); ++t) { row[t] = decoded ? decode(tasks[t].row, t, s) : tasks[t].row.shared; }
     int const rows = static_cast<int>(tasks.size());
     int const inputs = static_cast<int>(s.inputs.size());
     s.totals.assign(tasks.size() * s.inputs.size(), 0.0f);

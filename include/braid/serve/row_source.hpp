@@ -47,8 +47,14 @@ class pool_rows {
   /// @throws argument_error if a row number lies outside, shape_error if the pieces aren't whole rows
   pool_rows(dtype type, index_t cols, std::span<std::byte const> first, std::span<std::byte const> further,
             std::vector<std::vector<std::int32_t>> rows)
-      : type_(type), cols_(cols), row_bytes_(static_cast<std::size_t>(cols) * size_of(type)), first_(first.data()), rows_(std::move(rows)) {
-    if (!is_computable(type)) { throw argument_error("rows of type " + std::string(name_of(type)) + ": braid doesn't compute with it"); }
+      : type_(type),
+        cols_(cols),
+        row_bytes_(static_cast<std::size_t>(cols) * size_of(type)),
+        first_(first.data()),
+        rows_(std::move(rows)) {
+    if (!is_computable(type)) {
+      throw argument_error("rows of type " + std::string(name_of(type)) + ": braid doesn't compute with it");
+    }
     if (cols < 0 || (row_bytes_ != 0 && (first.size() % row_bytes_ != 0 || further.size() % row_bytes_ != 0))) {
       throw shape_error("a pool of " + std::to_string(first.size()) + " and " + std::to_string(further.size()) +
                         " bytes isn't of whole rows of " + std::to_string(row_bytes_));

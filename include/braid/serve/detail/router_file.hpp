@@ -93,7 +93,7 @@ inline void write_router(std::filesystem::path const& out, router_state const& s
                             {router_scale, dtype::f32, {s.classifier.dimension}, false, 0},
                             {router_bias, dtype::f32, {experts}, false, 0}},
                            metadata_text(metadata).size() + 64,
-                           {.max_shard_bytes = static_cast<std::uint64_t>(number_limit), .overwrite = overwrite, .stem = router_stem});
+                           {.max_shard_bytes = number_limit, .overwrite = overwrite, .stem = router_stem});
   writer.write(writer.begin(router_weight), 0, std::as_bytes(std::span(s.classifier.weight)));
   writer.write(writer.begin(router_scale), 0, std::as_bytes(std::span(s.classifier.scale)));
   writer.write(writer.begin(router_bias), 0, std::as_bytes(std::span(s.classifier.bias)));
@@ -130,8 +130,8 @@ class router_file {
     try {
       Embedding e = Embedding::from_json(embedding_);
       if (e.dimension() != state.classifier.dimension) {
-        fail(router_code::tensors, "has weights for " + std::to_string(state.classifier.dimension) + " features, and an embedding with " +
-                                       std::to_string(e.dimension()));
+        fail(router_code::tensors, "has weights for " + std::to_string(state.classifier.dimension) +
+                                       " features, and an embedding with " + std::to_string(e.dimension()));
       }
       return e;
     } catch (argument_error const& e) { fail(router_code::description, e.what()); }
@@ -158,7 +158,8 @@ class router_file {
   void take(nlohmann::json const& j) {
     if (j.at("format") != "braid-router") { fail(router_code::description, "its format isn't \"braid-router\""); }
     if (int const version = j.at("version").get<int>(); version != 1) {
-      fail(router_code::newer_format, "has version " + std::to_string(version) + " of the format, and this braid reads 1; update braid");
+      fail(router_code::newer_format,
+           "has version " + std::to_string(version) + " of the format, and this braid reads 1; update braid");
     }
     state.experts = j.at("experts").get<std::vector<std::string>>();
     bool good = state.experts.size() >= 2;
@@ -171,7 +172,9 @@ class router_file {
     state.default_expert = static_cast<std::size_t>(chosen - state.experts.begin());
     state.threshold = j.at("threshold").get<double>();
     state.temperature = j.at("temperature").get<double>();
-    if (!(state.threshold >= 0.0 && state.threshold <= 1.0)) { fail(router_code::description, "its threshold isn't between 0 and 1"); }
+    if (!(state.threshold >= 0.0 && state.threshold <= 1.0)) {
+      fail(router_code::description, "its threshold isn't between 0 and 1");
+    }
     if (!(state.temperature > 0.0 && std::isfinite(state.temperature))) {
       fail(router_code::description, "its temperature isn't a number above 0");
     }
@@ -191,7 +194,9 @@ class router_file {
     tensor_meta const* found = nullptr;
     for (auto const& t : file.tensors()) { found = t.name == name ? &t : found; }
     if (found == nullptr) { fail(router_code::tensors, "has no tensor " + in_quotes(name)); }
-    if (shape.back() < 0 && found->shape.size() == shape.size()) { shape.back() = state.classifier.dimension = found->shape.back(); }
+    if (shape.back() < 0 && found->shape.size() == shape.size()) {
+      shape.back() = state.classifier.dimension = found->shape.back();
+    }
     if (found->type != dtype::f32 || found->shape != shape || shape.back() < 1) {
       fail(router_code::tensors, "tensor " + in_quotes(name) + " isn't F32 of the experts' shape");
     }

@@ -40,8 +40,9 @@ inline std::vector<float> inverse_frequencies(std::span<feature_row const> rows,
     for (feature const& f : rows[i]) { ++count[f.index]; }
   }
   std::vector<float> scale;
+  double const all = 1.0 + static_cast<double>(chosen.size());
   for (std::size_t const n : count) {
-    scale.push_back(static_cast<float>(log_of((1.0 + static_cast<double>(chosen.size())) / (1.0 + static_cast<double>(n))) + 1.0));
+    scale.push_back(static_cast<float>(log_of(all / (1.0 + static_cast<double>(n))) + 1.0));
   }
   return scale;
 }

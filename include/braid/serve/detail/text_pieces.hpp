@@ -60,9 +60,8 @@ inline std::vector<std::string_view> words_of(std::string_view text) {
     }
     std::size_t end = i + 1;
     if (is_word_byte(text[i])) {
-      while (end < text.size() && (is_word_byte(text[end]) || (text[end] == '\'' && end + 1 < text.size() && is_word_byte(text[end + 1])))) {
-        ++end;
-      }
+      auto const word = [&](std::size_t at) { return at < text.size() && is_word_byte(text[at]); };
+      while (word(end) || (end < text.size() && text[end] == '\'' && word(end + 1))) { ++end; }
     }
     words.push_back(text.substr(i, end - i));
     i = end;
