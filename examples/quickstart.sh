@@ -9,7 +9,7 @@ Usage: bash examples/quickstart.sh
 From a fresh clone to a merged model, on Debian 12 or Ubuntu 24.04, as root or with sudo:
   1. installs the packages that are missing, and says which
   2. builds braid's programs in build/default/bin
-  3. merges the four experts in examples/zoo in several ways, runs the experts rebuilt from each merged checkpoint on
+  3. merges the four experts in examples/zoo in several ways, runs the experts of each merged checkpoint on
      their prompts, and prints a table of accuracies and sizes
 Needs no GPU, and no network where the packages are installed.
 END

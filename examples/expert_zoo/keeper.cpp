@@ -13,13 +13,11 @@ std::uint64_t tensor_bytes(braid::checkpoint const& model) {
                          [](std::uint64_t sum, braid::tensor_meta const& t) { return sum + t.bytes; });
 }
 
-}  // namespace
-
-llama<> model_of(braid::checkpoint const& checkpoint, weight_source const& weights) {
-  try {
-    return {llama_config::from_json(checkpoint.config(), (checkpoint.path() / "config.json").string()), weights};
-  } catch (braid::shape_error const& e) { throw braid::shape_error(checkpoint.path().string() + ": " + e.what()); }
+llama_config config_of(braid::checkpoint const& model) {
+  return llama_config::from_json(model.config(), (model.path() / "config.json").string());
 }
+
+}  // namespace
 
 keeper::keeper(std::filesystem::path const& dir, prompt_range range)
     : questions_(read_questions(dir / "prompts.json")), models_{braid::checkpoint(dir / "base"), {}} {
@@ -53,27 +51,43 @@ double keeper::base_fraction() const {
   return static_cast<double>(tensor_bytes(models_.base)) / static_cast<double>(experts);
 }
 
-std::vector<double> keeper::scored(std::function<llama<>(std::size_t)> const& model_of) const {
+std::vector<braid::checkpoint> keeper::experts_by_name() const {
+  std::vector<braid::checkpoint> sorted = models_.experts;
+  std::sort(sorted.begin(), sorted.end(), [](auto const& a, auto const& b) { return a.name() < b.name(); });
+  return sorted;
+}
+
+std::vector<double> keeper::scored(expert_weights const& weights) const {
+  llama_config const config = config_of(models_.experts.front());
+  for (auto const& e : models_.experts) {
+    if (!(config_of(e) == config)) {
+      throw braid::argument_error(e.path().string() + ": another shape of model than " +
+                                  models_.experts.front().path().string() + "; a zoo's experts have one");
+    }
+  }
+  return scored(served_model(config, weights, braid::cpu(1)));
+}
+
+std::vector<double> keeper::scored(served_llama const& model) const {
+  std::vector<std::string> names = tasks();
+  std::sort(names.begin(), names.end());
   std::vector<double> accuracies;
-  for (std::size_t n = 0; n < questions_.tasks.size(); ++n) {
-    accuracies.push_back(accuracy(model_of(n), questions_.symbols, questions_.tasks[n].prompts));
+  for (auto const& task : questions_.tasks) {
+    auto const number = static_cast<std::size_t>(std::lower_bound(names.begin(), names.end(), task.name) - names.begin());
+    accuracies.push_back(accuracy(model, questions_.symbols, task.prompts, number));
   }
   return accuracies;
 }
 
-std::vector<double> keeper::unmerged() const {
-  return scored([&](std::size_t n) { return model_of(models_.experts[n], weights_of(models_.experts[n])); });
-}
+std::vector<double> keeper::unmerged() const { return scored(weights_of(experts_by_name())); }
 
 std::vector<double> keeper::base() const {
-  return scored([&](std::size_t) { return model_of(models_.base, weights_of(models_.base)); });
+  // One model that every expert's number stands for.
+  return scored(weights_of(std::vector<braid::checkpoint>(models_.experts.size(), models_.base)));
 }
 
-std::vector<double> keeper::rebuilt_from(braid::grouped_checkpoint const& grouped) const {
-  return scored([&](std::size_t n) {
-    auto const& expert = models_.experts[n];
-    return model_of(expert, weights_of(grouped, grouped.expert_number(expert.name())));
-  });
+std::vector<double> keeper::served_from(braid::grouped_checkpoint const& grouped) const {
+  return scored(served_model(grouped, braid::cpu(1)));
 }
 
 }  // namespace zoo

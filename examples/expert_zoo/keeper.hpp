@@ -3,14 +3,13 @@
 /// A zoo's models and questions, and how well models answer them.
 
 #include "../zoo_support/evaluate.hpp"
+#include "../zoo_support/served.hpp"
 #include "../zoo_support/table.hpp"
-#include "../zoo_support/weights.hpp"
 
 #include <braid/io/checkpoint.hpp>
 #include <braid/io/grouped_checkpoint.hpp>
 
 #include <filesystem>
-#include <functional>
 #include <string>
 #include <vector>
 
@@ -41,23 +40,25 @@ class keeper {
   /// The base's bytes over those of all experts.
   [[nodiscard]] double base_fraction() const;
 
+  /// The experts in the order of their names, which is how merges count them.
+  [[nodiscard]] std::vector<braid::checkpoint> experts_by_name() const;
+
   /// Accuracy of each expert on its own task, in the order of the tasks.
-  /// @param model_of gives the model that answers the n-th task's prompts
-  [[nodiscard]] std::vector<double> scored(std::function<llama<>(std::size_t)> const& model_of) const;
+  /// @param weights of the experts, counted in the order of their names
+  [[nodiscard]] std::vector<double> scored(expert_weights const& weights) const;
 
   /// Each expert as it was trained.
   [[nodiscard]] std::vector<double> unmerged() const;
   /// The base in every expert's place.
   [[nodiscard]] std::vector<double> base() const;
-  /// Each expert as it is rebuilt from a merged checkpoint.
-  [[nodiscard]] std::vector<double> rebuilt_from(braid::grouped_checkpoint const& grouped) const;
+  /// Each expert from a merged checkpoint, its rows found through the index.
+  [[nodiscard]] std::vector<double> served_from(braid::grouped_checkpoint const& grouped) const;
 
  private:
+  [[nodiscard]] std::vector<double> scored(served_llama const& model) const;
+
   zoo::questions questions_;
   zoo::models models_;
 };
-
-/// A model of that checkpoint's configuration.
-llama<> model_of(braid::checkpoint const& checkpoint, weight_source const& weights);
 
 }  // namespace zoo

@@ -2,7 +2,7 @@
 ///
 /// A zoo is a directory with a model `base`, one fine-tuned expert per task in a directory of the task's name, all of
 /// them Llamas in Hugging Face layout, and `prompts.json` with questions and answers. This program merges the zoo in
-/// several ways, rebuilds every expert, and lets it answer its own task's prompts. It prints
+/// several ways and lets every expert answer its own task's prompts. It prints
 ///
 ///   a table: method, exact-match accuracy per task, their mean, and the bytes stored        (merge_table.cpp)
 ///   --frontier: accuracy against bytes, for braid's merges and their rivals                 (plans.cpp has the points)

@@ -23,14 +23,17 @@ outcome bench::base() const {
 }
 
 outcome bench::rebuilt(rebuilt_zoo const& experts) const {
-  auto accuracy = zoo_.scored([&](std::size_t n) {
-    auto const& expert = zoo_.models().experts[n];
-    auto const at = std::lower_bound(tensors_.names.begin(), tensors_.names.end(), expert.name());
-    auto const number = static_cast<std::size_t>(at - tensors_.names.begin());
-    return model_of(expert, weights_of(experts, tensors_, number, expert));
-  });
-  double const stored = static_cast<double>(experts.stored.total()) / static_cast<double>(tensors_.expert_bytes);
-  return {std::move(accuracy), experts.stored, stored};
+  return of(zoo_.scored(weights_of(experts, tensors_, zoo_.experts_by_name())), experts.stored);
+}
+
+outcome bench::of(std::vector<double> accuracy, stored_bytes const& stored) const {
+  double const fraction = static_cast<double>(stored.total()) / static_cast<double>(tensors_.expert_bytes);
+  return {std::move(accuracy), stored, fraction};
+}
+
+outcome bench::merged_in_memory(recipe const& r) const {
+  grouped_zoo const grouped = grouped_by(merge_of(r), tensors_);
+  return of(zoo_.scored(weights_of(grouped, tensors_, zoo_.experts_by_name())), grouped.stored);
 }
 
 outcome bench::merged(recipe const& r) {
@@ -38,7 +41,7 @@ outcome bench::merged(recipe const& r) {
   auto const found = known_.find(key);
   if (found != known_.end()) { return found->second; }
   bool const on_disk = through_files_ || r.budget > 0.0;
-  outcome o = on_disk ? merged_on_disk(r) : rebuilt(merged_by(merge_of(r), tensors_));
+  outcome o = on_disk ? merged_on_disk(r) : merged_in_memory(r);
   return known_.emplace(key, std::move(o)).first->second;
 }
 
@@ -65,7 +68,7 @@ outcome bench::merged_on_disk(recipe const& r) const {
                                                        : bytes.rows;
     part += t.bytes;
   }
-  return {zoo_.rebuilt_from(grouped), bytes, grouped.stored_fraction()};
+  return {zoo_.served_from(grouped), bytes, grouped.stored_fraction()};
 }
 
 }  // namespace zoo

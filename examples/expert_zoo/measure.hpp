@@ -44,6 +44,8 @@ class bench {
   [[nodiscard]] outcome merged(recipe const& r);
 
  private:
+  [[nodiscard]] outcome of(std::vector<double> accuracy, stored_bytes const& stored) const;
+  [[nodiscard]] outcome merged_in_memory(recipe const& r) const;
   [[nodiscard]] outcome merged_on_disk(recipe const& r) const;
 
   keeper const& zoo_;

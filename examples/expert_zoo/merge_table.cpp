@@ -1,4 +1,5 @@
-/// The table: a zoo merged in several ways, every expert rebuilt from each merged checkpoint.
+/// The table: a zoo merged in several ways, every expert answering from each merged checkpoint, its rows found through
+/// the index.
 ///
 /// The rows are in `methods()`: a name, and a function that merges into a directory. Add yours there.
 
@@ -95,7 +96,7 @@ std::vector<method> methods(int experts) {
   return all;
 }
 
-/// Each expert as it is rebuilt from a merged checkpoint; the mean over the method's draws.
+/// Each expert as it is served from a merged checkpoint; the mean over the method's draws.
 result merged(keeper const& zoo, method const& m, std::uint64_t seed) {
   result mean;
   mean.accuracy.resize(zoo.models().experts.size());
@@ -103,7 +104,7 @@ result merged(keeper const& zoo, method const& m, std::uint64_t seed) {
     scratch const place;
     m.merge(zoo.models(), place.path() / "merged", seed + static_cast<std::uint64_t>(draw));
     braid::grouped_checkpoint const grouped(place.path() / "merged");
-    auto const one = zoo.rebuilt_from(grouped);
+    auto const one = zoo.served_from(grouped);
     mean.stored += grouped.stored_fraction() / m.draws;
     for (std::size_t n = 0; n < one.size(); ++n) { mean.accuracy[n] += one[n] / m.draws; }
   }
@@ -140,7 +141,7 @@ void print_merge_table(std::string const& dir, table_options const& options, std
   std::vector<std::string> names;
   for (row const& r : rows) { names.push_back(r.name); }
 
-  std::cout << "Accuracy: exact match of each expert, rebuilt from the merged checkpoint, on its own task.\n"
+  std::cout << "Accuracy: exact match of each expert, from the merged checkpoint by its index, on its own task.\n"
                "Stored: bytes of all tensors, index included, over those of all experts.\n\n";
   table table(std::cout, names, zoo.tasks());
   std::vector<result> results;

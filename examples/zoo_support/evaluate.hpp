@@ -32,18 +32,20 @@ inline std::vector<int> answer_limits(tokenizer const& symbols, std::vector<prom
 
 /// The share of prompts that the model answers, word for word, before its first full stop.
 /// Deterministic: the batches are the same whatever the number of threads.
+/// @param expert who answers, where the model has several
 /// @param batch prompts per forward pass
 /// @throws braid::argument_error for a character that is no symbol, or a symbol outside the model's vocabulary
-template <class Linear>
-double accuracy(llama<Linear> const& model, tokenizer const& symbols, std::vector<prompt> const& prompts,
-                std::size_t batch = 64) {
+template <class Linear, class Embedding>
+double accuracy(llama<Linear, Embedding> const& model, tokenizer const& symbols, std::vector<prompt> const& prompts,
+                std::size_t expert = 0, std::size_t batch = 64) {
   std::vector<int> const limits = answer_limits(symbols, prompts);
   int const stop = symbols.encode(".").front();
   auto const correct_between = [&](std::size_t begin, std::size_t end) {
     std::vector<std::vector<int>> asked;
     for (std::size_t i = begin; i < end; ++i) { asked.push_back(symbols.encode(prompts[i].text)); }
     std::vector<int> const most(limits.data() + begin, limits.data() + end);
-    auto const said = generate(model, asked, most, stop);
+    std::vector<std::size_t> const experts(asked.size(), expert);
+    auto const said = generate(model, asked, most, stop, experts);
     std::size_t correct = 0;
     for (std::size_t i = begin; i < end; ++i) {
       if (symbols.decode(said[i - begin]) == prompts[i].answer + ".") { ++correct; }

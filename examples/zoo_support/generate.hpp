@@ -5,6 +5,7 @@
 #include "llama.hpp"
 
 #include <cstddef>
+#include <span>
 #include <vector>
 
 namespace zoo {
@@ -12,15 +13,18 @@ namespace zoo {
 /// Continues every prompt by the likeliest token (the lowest of several), until it has said `stop`.
 /// @param prompts token numbers, at least one each
 /// @param limits the most tokens to say, per prompt
+/// @param experts who answers each prompt; empty: the first does
 /// @return what was said, `stop` included where it was said in time
-template <class Linear>
-std::vector<std::vector<int>> generate(llama<Linear> const& model, std::vector<std::vector<int>> const& prompts,
-                                       std::vector<int> const& limits, int stop) {
+template <class Linear, class Embedding>
+std::vector<std::vector<int>> generate(llama<Linear, Embedding> const& model,
+                                       std::vector<std::vector<int>> const& prompts, std::vector<int> const& limits,
+                                       int stop, std::span<std::size_t const> experts = {}) {
   std::vector<std::vector<int>> said(prompts.size());
   std::vector<sequence> sequences(prompts.size());
   std::vector<std::size_t> active;  // who is still talking: the others leave the batch
   for (std::size_t i = 0; i < prompts.size(); ++i) {
     sequences[i].next = prompts[i];
+    if (!experts.empty()) { sequences[i].expert = experts[i]; }
     if (limits[i] > 0) { active.push_back(i); }
   }
   std::vector<sequence*> batch;

@@ -30,6 +30,8 @@ struct llama_config {
   bool mlp_bias = false;
   std::vector<float> inverse_frequency;  ///< head_dim / 2 angles per position, scaling included
 
+  friend bool operator==(llama_config const&, llama_config const&) = default;
+
   /// @param json the parsed config.json
   /// @param where the file's name, for messages
   /// @throws braid::argument_error for a model that isn't a Llama, or a field that is missing or can't be meant

@@ -2,13 +2,16 @@
 
 /// A zoo's weights in memory, and what a method makes of them.
 
+#include "served.hpp"
 #include "stored_bytes.hpp"
-#include "weights.hpp"
 
 #include <braid/method/detail/expert_names.hpp>
 
+#include <algorithm>
 #include <cstring>
 #include <functional>
+#include <optional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -100,37 +103,71 @@ inline zoo_tensors zoo_tensors::load(braid::checkpoint const& base, std::vector<
 using tensor_merge = std::function<braid::grouped_tensor<bfloat16>(std::string_view, braid::tensor_view<bfloat16 const>,
                                                                    std::vector<braid::expert_view<bfloat16>> const&)>;
 
-/// Every expert rebuilt from what `merge` makes of each tensor.
-inline rebuilt_zoo merged_by(tensor_merge const& merge, zoo_tensors const& zoo) {
-  rebuilt_zoo out;
+/// What `merge` makes of each tensor, and the bytes that it stores.
+struct grouped_zoo {
+  std::vector<braid::grouped_tensor<bfloat16>> tensors;  ///< as `zoo_tensors::merged`
+  stored_bytes stored;
+};
+
+inline grouped_zoo grouped_by(tensor_merge const& merge, zoo_tensors const& zoo) {
+  grouped_zoo out;
   out.stored.kept = zoo.kept_bytes;
   for (merged_tensor const& t : zoo.merged) {
     std::vector<braid::expert_view<bfloat16>> views;
     for (std::size_t e = 0; e < zoo.experts(); ++e) { views.push_back({zoo.names[e], t.view(e)}); }
-    auto const grouped = merge(t.name, t.base_view(), views);
-    out.stored += bytes_of(grouped);
+    out.tensors.push_back(merge(t.name, t.base_view(), views));
+    out.stored += bytes_of(out.tensors.back());
+  }
+  return out;
+}
+
+/// Every expert rebuilt from what `merge` makes of each tensor.
+inline rebuilt_zoo merged_by(tensor_merge const& merge, zoo_tensors const& zoo) {
+  grouped_zoo const grouped = grouped_by(merge, zoo);
+  rebuilt_zoo out;
+  out.stored = grouped.stored;
+  for (std::size_t i = 0; i < grouped.tensors.size(); ++i) {
+    merged_tensor const& t = zoo.merged[i];
     auto& experts = out.weights.emplace_back();
     for (std::size_t e = 0; e < zoo.experts(); ++e) {
       auto& w = experts.emplace_back(t.base.size());
-      grouped.extract(e, {w.data(), t.rows, t.cols});
+      grouped.tensors[i].extract(e, {w.data(), t.rows, t.cols});
     }
   }
   return out;
 }
 
-/// An expert's weights: what was merged as it was rebuilt, all else as it was trained. Keeps references to all three.
-/// @param number of the expert, in the order of names
-inline weight_source weights_of(rebuilt_zoo const& rebuilt, zoo_tensors const& zoo, std::size_t number,
-                                braid::checkpoint const& expert) {
-  return [&rebuilt, &zoo, number, own = weights_of(expert)](std::string const& name) {
-    for (std::size_t i = 0; i < zoo.merged.size(); ++i) {
-      if (zoo.merged[i].name != name) { continue; }
-      tensor t{zoo.merged[i].shape, {}};
-      for (bfloat16 const x : rebuilt.weights[i][number]) { t.values.push_back(static_cast<float>(x)); }
-      return t;
-    }
-    return own(name);
+/// The number of a merged tensor, if that name is one.
+inline std::optional<std::size_t> number_of(zoo_tensors const& zoo, std::string_view name) {
+  auto const at = std::find_if(zoo.merged.begin(), zoo.merged.end(), [&](auto const& t) { return t.name == name; });
+  if (at == zoo.merged.end()) { return std::nullopt; }
+  return static_cast<std::size_t>(at - zoo.merged.begin());
+}
+
+/// All experts' weights: what was merged through its index or as it was rebuilt, all else as it was trained. Keeps
+/// references to the zoo and to what was merged.
+/// @param experts in the order of their names
+inline expert_weights weights_of(grouped_zoo const& grouped, zoo_tensors const& zoo,
+                                 std::vector<braid::checkpoint> const& experts) {
+  expert_weights all = weights_of(experts);
+  all.rows = [&grouped, &zoo, own = all.rows](std::string const& name) -> any_rows {
+    auto const number = number_of(zoo, name);
+    if (!number) { return own(name); }
+    return braid::grouped_rows<bfloat16>(grouped.tensors[*number]);
   };
+  return all;
+}
+inline expert_weights weights_of(rebuilt_zoo const& rebuilt, zoo_tensors const& zoo,
+                                 std::vector<braid::checkpoint> const& experts) {
+  expert_weights all = weights_of(experts);
+  all.rows = [&rebuilt, &zoo, own = all.rows](std::string const& name) -> any_rows {
+    auto const number = number_of(zoo, name);
+    if (!number) { return own(name); }
+    std::vector<std::span<std::byte const>> weights;
+    for (auto const& w : rebuilt.weights[*number]) { weights.push_back(std::as_bytes(std::span(w))); }
+    return whole_rows(braid::dtype::bf16, zoo.merged[*number].cols, std::move(weights));
+  };
+  return all;
 }
 
 }  // namespace zoo

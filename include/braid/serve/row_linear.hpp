@@ -41,6 +41,28 @@ class row_linear {
     return source_.channels(expert);
   }
 
+  /// An expert's row as `extract` gives it, in float32: what an embedding looks up. out [cols].
+  /// @throws argument_error if there is no such expert or channel, shape_error for another size
+  void row(std::size_t expert, index_t channel, std::span<float> out) const {
+    if (channel < 0 || channel >= channels(expert)) {
+      throw argument_error("row_linear: expert number " + std::to_string(expert) + " has no channel " + std::to_string(channel) +
+                           "; it has " + std::to_string(channels(expert)));
+    }
+    if (static_cast<index_t>(out.size()) != cols()) {
+      throw shape_error("row_linear: a row has " + std::to_string(cols()) + " columns, and room for " + std::to_string(out.size()) +
+                        " was given");
+    }
+    stored_row const from = source_.row(expert, channel);
+    std::byte const* stored = from.shared;
+    std::vector<std::byte> rebuilt;
+    if (from.code != residual_code::none) {
+      rebuilt.resize(out.size() * size_of(source_.type()));
+      apply_residual(source_.type(), from.shared, from.code, from.plane, from.scale, source_.column_scales(), cols(), rebuilt.data());
+      stored = rebuilt.data();
+    }
+    detail::convert(source_.type(), stored, dtype::f32, reinterpret_cast<std::byte*>(out.data()), cols());
+  }
+
   /// One vector: x [cols], y [channels].
   /// @throws argument_error if there is no such expert, shape_error for other sizes
   void apply(cpu const& be, std::size_t expert, std::span<float const> x, std::span<float> y) const {
@@ -123,8 +145,9 @@ class row_linear {
     index_t const block = std::clamp<index_t>(share, 16, some.size() == 1 ? 64 : 512) / 16 * 16;
     index_t const blocks = (channels + block - 1) / block;
     auto const one = [&](index_t i) { run_block(some, i * block, std::min((i + 1) * block, channels), x, y); };
-    // Below some ten microseconds of work, threads cost more than they bring.
-    if (blocks < 2 || static_cast<double>(channels) * static_cast<double>(cols()) * static_cast<double>(x.rows()) < 131072.0) {
+    // Below some ten microseconds of work, threads cost more than they bring. One thread is the caller's own, so that callers
+    // on many threads don't wait for each other.
+    if (blocks < 2 || be.threads() == 1 || static_cast<double>(channels) * static_cast<double>(cols()) * static_cast<double>(x.rows()) < 131072.0) {
       for (index_t i = 0; i < blocks; ++i) { one(i); }
     } else {
       be.for_each(blocks, one);
