@@ -199,16 +199,17 @@ template <linear_layer Linear, embedding_layer Embedding>
 auto llama<Linear, Embedding>::rotations(std::span<sequence* const> batch, index tokens) const -> rotation {
   Eigen::Map<vector const> const frequency(config_.inverse_frequency.data(), config_.head_dim / 2);
   rotation r{matrix(frequency.size(), tokens), matrix(frequency.size(), tokens)};
-  // In a vector of its own: Eigen's cos of a number depends on whether a packet or a single number is computed, so on
+  // In memory of its own: Eigen's cos of a number depends on whether a packet or a single number is computed, so on
   // where a column lies in memory, and so on the batch.
-  vector angle(frequency.size());
+  std::vector<float> room(static_cast<std::size_t>(frequency.size()));
+  Eigen::Map<vector> angle(room.data(), frequency.size());
   index t = 0;
   for (sequence const* s : batch) {
     for (std::size_t i = 0; i < s->next.size(); ++i, ++t) {
       auto const position = static_cast<float>(s->length + static_cast<index>(i));
-      angle.array() = (frequency * position).array().cos();
+      angle = (frequency * position).array().cos();
       r.cosine.col(t) = angle;
-      angle.array() = (frequency * position).array().sin();
+      angle = (frequency * position).array().sin();
       r.sine.col(t) = angle;
     }
   }
