@@ -149,6 +149,30 @@ TEST_CASE("kernels of products give the same bits at every width, and in pieces"
   check(static_cast<float*>(nullptr), one{}, four{});
 }
 
+TEST_CASE("the machine's conversion of f16 gives the bits of the portable one, but for signalling NaN", "[serve]") {
+  for (auto const level : all_simd_levels) {
+    simd_scope const scope(level);
+    if (!braid::detail::has_native_f16()) { continue; }
+    std::vector<braid::float16> from;
+    for (std::uint32_t b = 0; b < 0x10000u; ++b) { from.push_back(braid::float16::from_bits(static_cast<std::uint16_t>(b))); }
+    std::vector<float> to(from.size() + 1, 5.0f);
+    // From odd places and in odd lengths too: the last elements are converted one by one.
+    for (std::size_t first = 0, length = 1; first < from.size(); first += length, length = length % 77 + 1) {
+      auto const count = static_cast<index_t>(std::min(length, from.size() - first));
+      braid::detail::widen_native_f16(from.data() + first, reinterpret_cast<char const*>(from.data()), to.data() + first, count);
+    }
+    CHECK(to.back() == 5.0f);
+    int wrong = 0;
+    for (std::size_t i = 0; i < from.size(); ++i) {
+      bool const signalling = (from[i].bits & 0x7C00u) == 0x7C00u && (from[i].bits & 0x3FFu) != 0 && (from[i].bits & 0x200u) == 0;
+      auto const expected = braid::detail::bits_as<std::uint32_t>(static_cast<float>(from[i]));
+      auto const got = braid::detail::bits_as<std::uint32_t>(to[i]);
+      wrong += got == expected || (signalling && got == (expected | 0x400000u)) ? 0 : 1;
+    }
+    CHECK(wrong == 0);
+  }
+}
+
 TEST_CASE("long batches have the bits of their vectors one by one", "[serve]") {
   random_source random(2);
   allow_many_threads();
