@@ -6,23 +6,40 @@
 ///   dense/...                                                    the same kernels on the rebuilt expert, rows in order
 ///   eigen/...                                                    Eigen on the rebuilt expert (float32; bfloat16 is slower)
 ///   mixed/..., separate/...                                      four experts in one batch; the same, expert by expert
-///   rebuild/...                                                  what switching the expert costs without an index
+///   residual/CODE/...                                            rows of one group and what each expert lacks, decoded in the product
+///   rebuild/..., rebuild-CODE/..., load/...                      what switching the expert costs without an index: copying its
+///                                                                rows, decoding them, reading it from a file that isn't cached
+///   rows/.../index:switching                                     another expert at every product
 ///
 ///   build/bench/bin/bench_serve --benchmark_filter=bf16/4096x4096
 
 #include "support/copy_speed.hpp"
+#include "support/models.hpp"
 
+#include <braid/cluster/exact.hpp>
+#include <braid/consensus/mean.hpp>
 #include <braid/core/philox.hpp>
+#include <braid/method/channel_merge.hpp>
+#include <braid/prune/none.hpp>
+#include <braid/residual/any.hpp>
 #include <braid/serve/row_linear.hpp>
+#include <braid/similarity/cosine.hpp>
 
 #include <Eigen/Core>
 
 #include <benchmark/benchmark.h>
 
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
 #include <functional>
 #include <memory>
 #include <new>
+#include <stdexcept>
 #include <string>
+#include <thread>
 
 namespace {
 
@@ -130,27 +147,111 @@ struct shape {
   index_t cols;
 };
 
-template <class T>
-void add_shape(std::string const& type, shape s, int threads) {
-  std::string const where = type + "/" + std::to_string(s.rows) + "x" + std::to_string(s.cols);
-  std::size_t const bytes = static_cast<std::size_t>(s.rows * s.cols) * sizeof(T);
-  auto const add = [&](std::string const& name, auto const& body) {
-    benchmark::RegisterBenchmark((name + "/threads:" + std::to_string(threads)).c_str(), body)->UseManualTime()->Unit(benchmark::kMillisecond)->MinTime(0.3);
-  };
+void add(std::string const& name, int threads, std::function<void(benchmark::State&)> const& body) {
+  benchmark::RegisterBenchmark((name + "/threads:" + std::to_string(threads)).c_str(), body)
+      ->UseManualTime()
+      ->Unit(benchmark::kMillisecond)
+      ->MinTime(0.3);
+}
+
+std::string name_of(shape s) { return std::to_string(s.rows) + "x" + std::to_string(s.cols); }
+
+/// Four experts of one group, and what each lacks.
+braid::grouped_tensor<braid::bfloat16> coded(shape s, braid::residual::any const& code) {
+  using merge = braid::channel_merge<braid::cpu, braid::prune::none, braid::similarity::cosine, braid::cluster::exact,
+                                     braid::consensus::mean, braid::residual::any>;
+  braid_bench::models<braid::bfloat16> const m(s.rows, s.cols, static_cast<int>(experts));
+  return merge{{.residual = code, .groups = 1}}(braid::cpu(), "w", m.base_view(), m.expert_views());
+}
+
+/// One at a time, as `pool_of`.
+braid::grouped_tensor<braid::bfloat16> const& coded_once(shape s, braid::residual::any const& code) {
+  static std::string kept_name;
+  static braid::grouped_tensor<braid::bfloat16> kept;
+  std::string const name = std::string(code.name) + name_of(s);
+  if (name != kept_name) {
+    kept = {};
+    kept = coded(s, code);
+    kept_name = name;
+  }
+  return kept;
+}
+
+void add_residual(braid::residual::any const& code, shape s, int threads) {
+  std::size_t const elements = static_cast<std::size_t>(s.rows * s.cols);
   for (index_t const batch : {1, 4, 16, 64}) {
-    std::string const b = "/batch:" + std::to_string(batch);
-    auto const product = [=](benchmark::State& state, braid::pool_rows const& source) {
+    add("residual/" + std::string(code.name) + "/" + name_of(s) + "/batch:" + std::to_string(batch), threads, [=](benchmark::State& state) {
+      auto const& tensor = coded_once(s, code);
       braid::cpu const be(threads);
-      braid::row_linear const linear(source);
+      braid::row_linear const linear{braid::grouped_rows(tensor)};
       auto const x = vectors(batch * s.cols);
       std::vector<float> y(static_cast<std::size_t>(batch * s.rows));
-      measure(state, be, bytes, [&] { linear.apply(be, 1, tensor_view<float const>(x.data(), batch, s.cols), tensor_view<float>(y.data(), batch, s.rows)); });
+      std::size_t const least = 2 * elements + tensor.planes().size_bytes() / experts;
+      measure(state, be, least, [&] { linear.apply(be, 1, tensor_view<float const>(x.data(), batch, s.cols), tensor_view<float>(y.data(), batch, s.rows)); });
+      benchmark::DoNotOptimize(y.data());
+    });
+  }
+  add("rebuild-" + std::string(code.name) + "/" + name_of(s), threads, [=](benchmark::State& state) {
+    auto const& tensor = coded_once(s, code);
+    std::vector<braid::bfloat16> out(elements);
+    std::size_t next = 0;
+    measure(state, braid::cpu(1), 4 * elements, [&] { tensor.extract(next++ % experts, {out.data(), s.rows, s.cols}); });
+    benchmark::DoNotOptimize(out.data());
+  });
+}
+
+/// An expert's bytes from a file that the system doesn't hold in memory.
+void add_load(shape s, int threads) {
+  add("load/bf16/" + name_of(s), threads, [=](benchmark::State& state) {
+    std::vector<char> bytes(static_cast<std::size_t>(s.rows * s.cols) * 2, 'x');
+    std::string const path = "bench_serve." + std::to_string(getpid());
+    int const file = open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC, 0600);
+    unlink(path.c_str());
+    auto const whole = [&](auto const& move) {
+      for (std::size_t done = 0; done < bytes.size();) {
+        ssize_t const n = move(bytes.data() + done, bytes.size() - done, static_cast<off_t>(done));
+        if (n <= 0) { throw std::runtime_error("bench_serve: no file in this directory can be written"); }
+        done += static_cast<std::size_t>(n);
+      }
+    };
+    whole([&](char* p, std::size_t n, off_t at) { return pwrite(file, p, n, at); });
+    fsync(file);
+    for (auto _ : state) {
+      posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED);
+      auto const start = std::chrono::steady_clock::now();
+      whole([&](char* p, std::size_t n, off_t at) { return pread(file, p, n, at); });
+      state.SetIterationTime(braid_bench::seconds_since(start));
+    }
+    close(file);
+  });
+}
+
+template <class T>
+void add_shape(std::string const& type, shape s, int threads) {
+  std::string const where = type + "/" + name_of(s);
+  std::size_t const bytes = static_cast<std::size_t>(s.rows * s.cols) * sizeof(T);
+  auto const add = [&](std::string const& name, auto const& body) { ::add(name, threads, body); };
+  for (index_t const batch : {1, 4, 16, 64}) {
+    std::string const b = "/batch:" + std::to_string(batch);
+    auto const product = [=](benchmark::State& state, braid::pool_rows const& source, std::size_t step = 0) {
+      braid::cpu const be(threads);
+      braid::row_linear const linear(source);
+      std::size_t expert = 1;
+      auto const x = vectors(batch * s.cols);
+      std::vector<float> y(static_cast<std::size_t>(batch * s.rows));
+      measure(state, be, bytes, [&] {
+        linear.apply(be, expert, tensor_view<float const>(x.data(), batch, s.cols), tensor_view<float>(y.data(), batch, s.rows));
+        expert = (expert + step) % experts;
+      });
       benchmark::DoNotOptimize(y.data());
     };
     add("dense/" + where + b, [=](benchmark::State& state) { product(state, pool_of<T>(s.rows, s.cols).dense()); });
     for (auto const& [name, how] : {std::pair{"random", layout::random}, {"runs", layout::runs}, {"constant", layout::constant}}) {
       if (batch != 1 && how != layout::random) { continue; }
       add("rows/" + where + b + "/index:" + name, [=](benchmark::State& state) { product(state, pool_of<T>(s.rows, s.cols).source(how)); });
+    }
+    if (batch == 1) {
+      add("rows/" + where + b + "/index:switching", [=](benchmark::State& state) { product(state, pool_of<T>(s.rows, s.cols).source(layout::random), 1); });
     }
     if constexpr (std::is_same_v<T, float>) {
       if (threads == 1) {  // what it does with several depends on OpenMP
@@ -207,11 +308,15 @@ void add_shape(std::string const& type, shape s, int threads) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  for (int const threads : {1, 4}) {
+  int const cores = std::max(2, static_cast<int>(std::thread::hardware_concurrency()));
+  for (int const threads : {1, cores}) {
     for (shape const s : {shape{4096, 4096}, {1024, 4096}, {14336, 4096}, {4096, 14336}}) {
       add_shape<braid::bfloat16>("bf16", s, threads);
       add_shape<braid::float16>("f16", s, threads);
       add_shape<float>("f32", s, threads);
+      add_residual(braid::residual::sign_bits<1>{}, s, threads);
+      add_residual(braid::residual::ternary{}, s, threads);
+      add_load(s, threads);
     }
   }
   benchmark::Initialize(&argc, argv);

@@ -6,7 +6,6 @@
 #include <braid/backend/cpu/native_f16.hpp>
 #include <braid/core/sum_order.hpp>
 
-#include <algorithm>
 #include <cstring>
 #include <type_traits>
 
@@ -48,7 +47,7 @@ struct row_products_body {
     float x_tail[inputs][width];
     if (ragged) {
       for (index_t l = 0; l < lanes; ++l) {
-        for (std::size_t r = 0; r < rows; ++r) { row_tail[r][l] = whole + l < cols ? row[r][whole + l] : T(0.0f); }
+        for (std::size_t r = 0; r < rows; ++r) { row_tail[r][l] = whole + l < cols ? row[r][whole + l] : T{}; }
         for (std::size_t b = 0; b < inputs; ++b) { x_tail[b][l] = whole + l < cols ? x[b][whole + l] : 0.0f; }
       }
     }
@@ -109,39 +108,6 @@ struct row_products_body {
   }
 };
 
-template <class T>
-void row_products(std::byte const* const* row, int rows, float const* const* x, int inputs, index_t first, index_t last,
-                  index_t cols, float* totals, index_t stride);
-
-/// Rows of float16, widened a segment at a time into the first cache.
-inline void widened_row_products(std::byte const* const* row, int rows, float const* const* x, int inputs, index_t first,
-                                 index_t last, index_t cols, float* totals, index_t stride) {
-  constexpr int together = 8;
-  constexpr auto segment = static_cast<std::size_t>(sum_order::segment);
-  alignas(64) float wide_rows[static_cast<std::size_t>(together) * segment];
-  std::byte const* at[static_cast<std::size_t>(together)];
-  for (int i = 0; i < together; ++i) { at[i] = reinterpret_cast<std::byte const*>(wide_rows + static_cast<std::size_t>(i) * segment); }
-  float const* part[4];
-  for (int r = 0; r < rows; r += together) {
-    int const some = std::min(together, rows - r);
-    for (index_t begin = first; begin < last; begin += sum_order::segment) {
-      index_t const count = std::min<index_t>(sum_order::segment, last - begin);
-      for (int i = 0; i < some; ++i) {
-        auto const* const from = reinterpret_cast<float16 const*>(row[r + i]);
-        auto const* const next = reinterpret_cast<float16 const*>(row[std::min(r + together + i, rows - 1)]);
-        index_t const ahead = begin + fetch_ahead / 2;
-        float16 const* const fetched = ahead < last ? from + ahead : next + std::min(first + ahead - last, cols);
-        widen_native_f16(from + begin, reinterpret_cast<char const*>(fetched), wide_rows + static_cast<std::size_t>(i) * segment, count);
-      }
-      for (int b = 0; b < inputs; b += 4) {
-        int const few = std::min(4, inputs - b);
-        for (int k = 0; k < few; ++k) { part[k] = x[b + k] + begin; }
-        row_products<float>(at, some, part, few, 0, count, count, totals + r * stride + b, stride);
-      }
-    }
-  }
-}
-
 /// The same for any number of rows and inputs.
 /// @param row  addresses of `rows` rows of T
 template <class T>
@@ -149,7 +115,7 @@ void row_products(std::byte const* const* row, int rows, float const* const* x, 
                   index_t cols, float* totals, index_t stride) {
   if constexpr (std::is_same_v<T, float16>) {
     if (has_native_f16()) {
-      widened_row_products(row, rows, x, inputs, first, last, cols, totals, stride);
+      row_products<native_float16>(row, rows, x, inputs, first, last, cols, totals, stride);
       return;
     }
   }
