@@ -4,8 +4,13 @@
 
 #include <braid/backend/cpu/convert.hpp>
 
-#if defined(__x86_64__)
+// clang checks the size of assembly's operands against the file's instruction set, not the function's: there the portable
+// conversion stays.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define BRAID_NATIVE_F16 1
 #include <cpuid.h>
+#else
+#define BRAID_NATIVE_F16 0
 #endif
 
 BRAID_NAMESPACE_BEGIN
@@ -21,7 +26,7 @@ struct native_float16 {
 template <int W>
 struct lane_codec<native_float16, W> {
   static constexpr bool vectorised = true;
-#if defined(__x86_64__)
+#if BRAID_NATIVE_F16
   // As assembly: a builtin would want the whole body compiled for one instruction set only.
   BRAID_ALWAYS_INLINE static void load(native_float16 const* p, typename wide<W>::f32& out) noexcept {
     asm("vcvtph2ps %1, %0" : "=v"(out) : "m"(*reinterpret_cast<typename wide<W>::u16_memory const*>(p)));
@@ -34,7 +39,7 @@ struct lane_codec<native_float16, W> {
 };
 
 inline bool machine_has_f16c() noexcept {
-#if defined(__x86_64__)
+#if BRAID_NATIVE_F16
   static bool const has = [] {
     unsigned a = 0, b = 0, c = 0, d = 0;
     return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c >> 29 & 1u) != 0;
@@ -48,7 +53,7 @@ inline bool machine_has_f16c() noexcept {
 /// Whether the active instruction set has the conversion.
 inline bool has_native_f16() noexcept {
   simd_level const level = active_simd_level();
-  return level == simd_level::avx512 || (level == simd_level::avx2 && machine_has_f16c());
+  return BRAID_NATIVE_F16 != 0 && (level == simd_level::avx512 || (level == simd_level::avx2 && machine_has_f16c()));
 }
 
 }  // namespace detail
