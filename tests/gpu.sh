@@ -53,7 +53,10 @@ if [[ $parts == *test* || $parts == *sanitize* ]]; then
     compile "$build/on_device_$method.o" "$nvcc" "${device[@]}" "-DBRAID_TEST_PIPELINE=$method" -c tests/gpu/on_device.cu
     objects+=("$build/on_device_$method.o")
   done
-  compile "$build/executor.o" "$nvcc" "${device[@]}" -c tests/gpu/executor.cu
+  for source in executor streams; do
+    compile "$build/$source.o" "$nvcc" "${device[@]}" -c "tests/gpu/$source.cu"
+    objects+=("$build/$source.o")
+  done
   for source in tests/gpu/*.cpp tests/support/main.cpp; do
     compile "$build/$(basename "$source").o" "$cxx" "${host[@]}" -c "$source"
     objects+=("$build/$(basename "$source").o")
@@ -64,7 +67,7 @@ if [[ $parts == *bench* ]]; then
 fi
 wait_for_all
 if [[ $parts == *test* || $parts == *sanitize* ]]; then
-  "$nvcc" -arch=sm_90 "${objects[@]}" "$build/executor.o" "${link[@]}" "${catch[@]}" -o "$build/gpu_tests" || exit 1
+  "$nvcc" -arch=sm_90 "${objects[@]}" "${link[@]}" "${catch[@]}" -o "$build/gpu_tests" || exit 1
 fi
 status=0
 if [[ $parts == *test* ]]; then timeout "${TIMEOUT:-300}" "$build/gpu_tests" || status=1; fi

@@ -137,7 +137,7 @@ merge_arguments channel_merge_arguments(recipe::merge_recipe const& r, recipe::m
   m.max_shard_size = args.max_shard_size;
   m.overwrite = args.overwrite;
   m.no_hash = args.no_hash;
-  m.threads = args.threads;
+  m.backend = args.backend;
   m.allow_nonfinite = args.allow_nonfinite;
   return m;
 }
@@ -160,8 +160,8 @@ int run_recipe(run_arguments const& args) {
   options.overwrite = args.overwrite;
   options.hash_inputs = !args.no_hash;
   options.allow_nonfinite = args.allow_nonfinite;
-  auto const threads = allow_threads(args.threads);
-  braid::cpu const backend(args.threads);
+  auto const threads = allow_threads(args.backend.threads);
+  braid::cpu const backend(args.backend.threads);
   auto models = recipe::open_models(r, where);
   recipe::run_plan const plan = recipe::plan(std::move(r), std::move(models), {args.allow_truncated_vocabulary});
   if (args.dry_run) {

@@ -11,3 +11,4 @@
 #include <braid/backend/cuda/merge_channels.cuh>
 #include <braid/backend/cuda/merge_tensor.cuh>
 #include <braid/backend/cuda/tensor_measures.cuh>
+#include <braid/engine/cuda/merge_on_devices.cuh>

@@ -1,0 +1,179 @@
+#pragma once
+
+/// Channel Merging of checkpoints on devices: `run` with a `channel_merge<cuda, ...>`.
+
+#include <braid/backend/cuda/merge_channels.cuh>
+#include <braid/engine/cuda/device_lanes.cuh>
+#include <braid/engine/detail/tensor_merger.hpp>
+
+#include <algorithm>
+#include <memory>
+
+BRAID_NAMESPACE_BEGIN
+namespace detail {
+
+/// What of the engine's options concerns devices, with every choice made.
+struct device_choices {
+  std::vector<int> devices;
+  std::size_t lanes;         // of all devices
+  std::size_t block_bytes;   // inputs and results of a block
+
+  /// A lane a thread of the host. Blocks of some megabytes keep the bus busy; fewer or smaller ones where memory is scarce.
+  device_choices(cuda const& be, device_options const& o, int host_threads) : devices(o.devices) {
+    if (devices.empty()) { devices.push_back(be.device()); }
+    std::size_t const memory = o.memory == 0 ? std::size_t{1} << 30 : static_cast<std::size_t>(o.memory);
+    constexpr std::size_t usual = std::size_t{8} << 20;
+    constexpr std::size_t least = std::size_t{1} << 20;
+    std::size_t const wanted = (static_cast<std::size_t>(host_threads) + devices.size() - 1) / devices.size();
+    std::size_t const each = std::clamp<std::size_t>(memory / least, 1, wanted);
+    lanes = each * devices.size();
+    block_bytes = std::min(usual, memory / each);
+  }
+};
+
+/// Merges blocks on devices. What the host does itself: measures of whole tensors, and, as long as no kernel codes them,
+/// everything of methods with residuals or a budget.
+template <class Method>
+class device_merger final : public tensor_merger {
+ public:
+  device_merger(Method const& method, cpu const& host, device_choices const& choices)
+      : method_(method), on_host_(method.template with<cpu>()), host_merger_(on_host_, host), choices_(choices) {
+    if constexpr (fused) {
+      if (!method.has_budget()) { lanes_ = std::make_unique<device_lanes>(choices.devices, choices.lanes); }
+    }
+  }
+
+  [[nodiscard]] int groups() const override { return host_merger_.groups(); }
+  [[nodiscard]] bool allow_nonfinite() const override { return host_merger_.allow_nonfinite(); }
+  [[nodiscard]] std::vector<residual_code> residuals() const override { return host_merger_.residuals(); }
+  [[nodiscard]] bool column_scales() const override { return host_merger_.column_scales(); }
+  [[nodiscard]] storage_budget budget() const override { return host_merger_.budget(); }
+  [[nodiscard]] measured_tensor measure(std::string_view tensor, std::vector<std::string> const& names, tensor_channels const& source,
+                                        cluster::budget_histogram& curves) const override {
+    return host_merger_.measure(tensor, names, source, curves);
+  }
+  [[nodiscard]] tensor_context prepare(std::string_view tensor, std::vector<std::string> const& names, tensor_channels const& source,
+                                       measured_tensor const* measured) const override {
+    return host_merger_.prepare(tensor, names, source, measured);
+  }
+
+  [[nodiscard]] index_t block_rows(tensor_channels const& source) const override {
+    if (lanes_ == nullptr) { return host_merger_.block_rows(source); }
+    std::size_t row = size_of(source.base.type);
+    for (auto const& e : source.experts) { row += size_of(e.type); }
+    row += rows_out(source.experts.size()) * size_of(source.out);
+    row *= static_cast<std::size_t>(source.cols);
+    std::size_t const rows = row == 0 ? 1 : choices_.block_bytes / row;
+    return std::clamp<index_t>(static_cast<index_t>(rows), 1, std::max<index_t>(source.channels, 1));
+  }
+
+  void merge(tensor_context const& context, channel_block const& block, merged_block& out, channel_workspace& work) const override {
+    if constexpr (fused) {
+      if (lanes_ != nullptr && block.rows > 0 && context.cols > 0) {
+        merge_on_device(context, block, out);
+        return;
+      }
+    }
+    host_merger_.merge(context, block, out, work);
+  }
+
+ private:
+  static constexpr bool fused = std::same_as<typename Method::residual_type, residual::none>;
+
+  [[nodiscard]] std::size_t rows_out(std::size_t experts) const {
+    return std::min(static_cast<std::size_t>(method_.settings().groups), experts);
+  }
+
+  void merge_on_device(tensor_context const& context, channel_block const& block, merged_block& out) const {
+    auto const rows = static_cast<std::size_t>(block.rows);
+    std::size_t const experts = block.experts.size();
+    std::size_t const row_bytes = static_cast<std::size_t>(context.cols) * size_of(block.out);
+    std::size_t const most_extra = rows_out(experts) - 1;
+
+    memory_layout in;
+    auto const packed = [&](channel_rows const& m) { return rows * static_cast<std::size_t>(context.cols) * size_of(m.type); };
+    std::vector<std::size_t> at{in.place(packed(block.base))};
+    for (auto const& e : block.experts) { at.push_back(in.place(packed(e))); }
+    memory_layout result;
+    std::size_t const zero_at = result.place(rows * row_bytes);
+    std::size_t const extra_at = result.place(rows * most_extra * row_bytes);
+    std::size_t const label_at = result.place(rows * experts);
+    std::size_t const totals_at = result.place(sizeof(merge_totals));
+
+    device_lanes::taken const taken(*lanes_);
+    device_lane& lane = *taken;
+    cuda const& be = lane.be;
+    lane.fit(in.size() + sizeof(merge_totals), result.size());
+
+    tensor_channels source;
+    source.channels = block.rows;
+    source.first_channel = block.first;
+    source.cols = context.cols;
+    source.out = block.out;
+    auto const stage = [&](channel_rows const& m, std::size_t place) {
+      std::size_t const bytes = static_cast<std::size_t>(context.cols) * size_of(m.type);
+      std::byte* const to = lane.up.data() + place;
+      if (static_cast<std::size_t>(m.stride) == bytes) {
+        std::memcpy(to, m.data, rows * bytes);
+      } else {
+        for (std::size_t r = 0; r < rows; ++r) { std::memcpy(to + r * bytes, m.row(static_cast<index_t>(r)), bytes); }
+      }
+      return channel_rows{lane.inputs.data() + place, m.type, static_cast<index_t>(bytes)};
+    };
+    source.base = stage(block.base, at[0]);
+    for (std::size_t e = 0; e < experts; ++e) { source.experts.push_back(stage(block.experts[e], at[e + 1])); }
+    merge_totals const none;
+    std::memcpy(lane.up.data() + in.size(), &none, sizeof none);
+
+    be.to_device(lane.inputs.data(), static_cast<std::byte const*>(lane.up.data()), in.size());
+    be.to_device(lane.results.data() + totals_at, static_cast<std::byte const*>(lane.up.data() + in.size()), sizeof none);
+    method_.block_operation().enqueue(be, context, source,
+                                      {lane.results.data() + zero_at, most_extra == 0 ? nullptr : lane.results.data() + extra_at,
+                                       static_cast<index_t>(most_extra), reinterpret_cast<std::uint8_t*>(lane.results.data() + label_at),
+                                       reinterpret_cast<merge_totals*>(lane.results.data() + totals_at)});
+    be.to_host(lane.down.data(), static_cast<std::byte const*>(lane.results.data()), result.size());
+    be.synchronize();
+
+    merge_totals totals;
+    std::memcpy(&totals, lane.down.data() + totals_at, sizeof totals);
+    if (totals.first_bad != ~0ull) {
+      try {
+        report_nonfinite(be, context, source, static_cast<index_t>(totals.first_bad));
+      } catch (nonfinite_found& found) {
+        found.where.channel += block.first;
+        throw;
+      }
+    }
+    std::memcpy(out.group_zero, lane.down.data() + zero_at, rows * row_bytes);
+    std::memcpy(out.label, lane.down.data() + label_at, rows * experts);
+    for (std::size_t r = 0; r < rows; ++r) {
+      std::uint8_t const* const label = out.label + r * experts;
+      std::size_t const used = *std::max_element(label, label + experts);
+      std::memcpy(out.extra + static_cast<std::size_t>(out.extra_rows) * row_bytes, lane.down.data() + extra_at + r * most_extra * row_bytes,
+                  used * row_bytes);
+      out.extra_rows += static_cast<index_t>(used);
+    }
+    out.similarity += static_cast<std::int64_t>(totals.similarity);
+    out.compared += static_cast<index_t>(totals.compared);
+  }
+
+  Method const& method_;
+  typename Method::template on<cpu> on_host_;
+  method_merger<typename Method::template on<cpu>> host_merger_;
+  device_choices choices_;
+  std::unique_ptr<device_lanes> lanes_;
+};
+
+template <>
+struct engine_backend<cuda> {
+  template <class Method>
+  struct of {
+    cpu host;
+    device_merger<Method> merger;
+    of(Method const& method, cuda const& be, device_options const& o)
+        : host(o.host_threads), merger(method, host, device_choices(be, o, host.threads())) {}
+  };
+};
+
+}  // namespace detail
+BRAID_NAMESPACE_END
