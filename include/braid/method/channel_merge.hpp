@@ -169,6 +169,13 @@ class channel_merge {
     return context;
   }
 
+  /// Whether `prepare` reads the tensor.
+  [[nodiscard]] bool measures_tensors(std::size_t experts) const noexcept {
+    bool const prunes = has_budget() || options_.groups < static_cast<int>(experts);
+    return has_budget() || (clusters(experts) && options_.similarity.needs_norms) ||
+           (prunes && (Prune::measures == statistic::tensor_cut || (options_.residual.rank_one && codes_anything(options_.residual))));
+  }
+
   /// With a budget: the measuring pass over a tensor, whose curves are added to the model's.
   /// @return what `prepare_measured` takes, once the price is known
   [[nodiscard]] measured_tensor measure(Backend const& be, std::string_view tensor, std::vector<std::string> const& names,
