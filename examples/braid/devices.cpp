@@ -1,4 +1,6 @@
 #include "devices.hpp"
+
+#include "device_recipes.hpp"
 #include "text.hpp"
 
 namespace program {
@@ -22,6 +24,10 @@ bool choose_devices(backend_arguments const& args, braid::device_options& option
 }
 
 #ifndef BRAID_PROGRAM_CUDA
+braid::report run_recipe_on_devices(braid::recipe::run_plan const&, std::string const&, braid::recipe::run_options const&) {
+  throw braid::argument_error("this program was built without GPU code");
+}
+
 braid::report run_on_devices(merge_method const&, merge_job const&) {
   throw braid::argument_error("this program was built without GPU code");
 }

@@ -3,7 +3,7 @@
 /// Channel Merging of checkpoints on devices: `run` with a `channel_merge<cuda, ...>`.
 
 #include <braid/backend/cuda/merge_channels.cuh>
-#include <braid/engine/cuda/device_lanes.cuh>
+#include <braid/engine/cuda/resident_tensor.cuh>
 #include <braid/engine/detail/tensor_merger.hpp>
 
 #include <algorithm>
@@ -11,59 +11,6 @@
 
 BRAID_NAMESPACE_BEGIN
 namespace detail {
-
-/// What of the engine's options concerns devices, with every choice made.
-struct device_choices {
-  std::vector<int> devices;
-  std::size_t lanes;         // of all devices
-  std::size_t block_bytes;   // inputs and results of a block
-  std::size_t tensor_bytes;  // that may lie on a device beside its blocks
-
-  /// A lane a thread of the host. Blocks of some megabytes keep the bus busy; fewer or smaller ones where memory is scarce.
-  device_choices(cuda const& be, device_options const& o, int host_threads) : devices(o.devices) {
-    if (devices.empty()) { devices.push_back(be.device()); }
-    std::size_t const memory = o.memory == 0 ? std::size_t{1} << 30 : static_cast<std::size_t>(o.memory);
-    constexpr std::size_t usual = std::size_t{8} << 20;
-    constexpr std::size_t least = std::size_t{1} << 20;
-    std::size_t const wanted = (static_cast<std::size_t>(host_threads) + devices.size() - 1) / devices.size();
-    std::size_t const each = std::clamp<std::size_t>(memory / least, 1, wanted);
-    lanes = each * devices.size();
-    block_bytes = std::min(usual, memory / each);
-    tensor_bytes = memory - each * block_bytes;
-  }
-};
-
-/// Rows of a whole tensor in a device's memory.
-struct resident_tensor {
-  std::size_t bytes = 0;
-  std::vector<std::size_t> at;  // of the base and each expert
-  device_buffer<std::byte> memory;
-
-  static std::size_t row_bytes(tensor_channels const& t, channel_rows const& m) { return static_cast<std::size_t>(t.cols) * size_of(m.type); }
-
-  explicit resident_tensor(tensor_channels const& t) {
-    memory_layout layout;
-    auto const rows = static_cast<std::size_t>(t.channels);
-    at.push_back(layout.place(rows * row_bytes(t, t.base)));
-    for (auto const& e : t.experts) { at.push_back(layout.place(rows * row_bytes(t, e))); }
-    bytes = layout.size();
-  }
-
-  /// The tensor as it lies on the device.
-  [[nodiscard]] tensor_channels there(tensor_channels const& here, index_t first, index_t count) const {
-    tensor_channels t = here;
-    t.channels = count;
-    t.first_channel = first;
-    t.transposed = 0;
-    auto const move = [&](channel_rows& m, std::size_t place) {
-      auto const row = static_cast<index_t>(row_bytes(here, m));
-      m = {memory.data() + place + static_cast<std::size_t>(first * row), m.type, row};
-    };
-    move(t.base, at[0]);
-    for (std::size_t e = 0; e < t.experts.size(); ++e) { move(t.experts[e], at[e + 1]); }
-    return t;
-  }
-};
 
 /// Merges blocks on devices. A tensor that has to be measured before lies on the device meanwhile, if there is one and its
 /// memory is enough; else the host measures. Methods with residuals or a budget are the host's alone, as no kernel codes them.
@@ -90,7 +37,9 @@ class device_merger final : public tensor_merger {
                                        measured_tensor const* measured) const override {
     resident_.reset();
     if constexpr (fused) {
-      if (lanes_ != nullptr && method_.measures_tensors(names.size()) && source.channels > 0 && source.cols > 0 && bring(source)) {
+      bool const measures = lanes_ != nullptr && method_.measures_tensors(names.size()) && source.channels > 0 && source.cols > 0;
+      if (measures && may_be_resident(choices_, be_, source)) {
+        resident_ = std::make_unique<resident_tensor>(be_, host_, *lanes_, source, block_rows(source));
         return method_.prepare(be_, tensor, names, resident_->there(source, 0, source.channels));
       }
     }
@@ -124,43 +73,6 @@ class device_merger final : public tensor_merger {
     return std::min(static_cast<std::size_t>(method_.settings().groups), experts);
   }
 
-  /// Rows to where a copy starts from.
-  static void stage(channel_rows const& from, index_t rows, std::size_t row_bytes, std::byte* to) {
-    auto const count = static_cast<std::size_t>(rows);
-    if (static_cast<std::size_t>(from.stride) == row_bytes) {
-      std::memcpy(to, from.data, count * row_bytes);
-    } else {
-      for (std::size_t r = 0; r < count; ++r) { std::memcpy(to + r * row_bytes, from.row(static_cast<index_t>(r)), row_bytes); }
-    }
-  }
-
-  /// Brings a whole tensor to the device, with all threads, if it may.
-  bool bring(tensor_channels const& source) const {
-    auto whole = std::make_unique<resident_tensor>(source);
-    if (choices_.devices.size() != 1 || choices_.devices[0] != be_.device() || whole->bytes > choices_.tensor_bytes) { return false; }
-    whole->memory = be_.make_buffer<std::byte>(whole->bytes);
-    be_.synchronize();  // lanes have streams of their own
-    index_t const rows = block_rows(source);
-    host_.for_each((source.channels + rows - 1) / rows, [&](index_t i) {
-      std::vector<std::byte> gathered;
-      channel_block const block = source.block(i * rows, std::min(rows, source.channels - i * rows), gathered);
-      device_lanes::taken const taken(*lanes_);
-      device_lane& lane = *taken;
-      for (std::size_t m = 0; m <= block.experts.size(); ++m) {
-        channel_rows const& model = m == 0 ? block.base : block.experts[m - 1];
-        std::size_t const row = resident_tensor::row_bytes(source, model);
-        std::size_t const bytes = static_cast<std::size_t>(block.rows) * row;
-        lane.up.fit(bytes);
-        stage(model, block.rows, row, lane.up.data());
-        lane.be.to_device(whole->memory.data() + whole->at[m] + static_cast<std::size_t>(block.first) * row,
-                          static_cast<std::byte const*>(lane.up.data()), bytes);
-        lane.be.synchronize();
-      }
-    });
-    resident_ = std::move(whole);
-    return true;
-  }
-
   void merge_on_device(tensor_context const& context, channel_block const& block, merged_block& out) const {
     auto const rows = static_cast<std::size_t>(block.rows);
     std::size_t const experts = block.experts.size();
@@ -175,7 +87,7 @@ class device_merger final : public tensor_merger {
     source.base = block.base;
     source.experts = block.experts;
     bool const is_there = resident_ != nullptr;
-    std::unique_ptr<resident_tensor> const packed = is_there ? nullptr : std::make_unique<resident_tensor>(source);
+    packed_tensor const packed(source);
     memory_layout result;
     std::size_t const zero_at = result.place(rows * row_bytes);
     std::size_t const extra_at = result.place(rows * most_extra * row_bytes);
@@ -185,15 +97,15 @@ class device_merger final : public tensor_merger {
     device_lanes::taken const taken(*lanes_);
     device_lane& lane = *taken;
     cuda const& be = lane.be;
-    std::size_t const up = is_there ? 0 : packed->bytes;
+    std::size_t const up = is_there ? 0 : packed.bytes;
     lane.fit(up + sizeof(merge_totals), result.size());
     if (is_there) {
       source = resident_->there(source, block.first, block.rows);
     } else {
       for (std::size_t m = 0; m <= experts; ++m) {
         channel_rows& model = m == 0 ? source.base : source.experts[m - 1];
-        stage(model, block.rows, resident_tensor::row_bytes(source, model), lane.up.data() + packed->at[m]);
-        model = {lane.inputs.data() + packed->at[m], model.type, static_cast<index_t>(resident_tensor::row_bytes(source, model))};
+        stage_rows(model, block.rows, packed_tensor::row_bytes(source, model), lane.up.data() + packed.at[m]);
+        model = {lane.inputs.data() + packed.at[m], model.type, static_cast<index_t>(packed_tensor::row_bytes(source, model))};
       }
       be.to_device(lane.inputs.data(), static_cast<std::byte const*>(lane.up.data()), up);
     }
