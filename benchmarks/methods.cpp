@@ -10,7 +10,10 @@
 
 #include <benchmark/benchmark.h>
 
+#include <algorithm>
 #include <map>
+#include <set>
+#include <thread>
 
 namespace {
 
@@ -78,7 +81,8 @@ void merge(benchmark::State& state, std::string_view name, shape s, int models, 
 }
 
 void add(std::string_view name, shape s, int models) {
-  for (int const threads : {1, 2}) {
+  auto const all = static_cast<int>(std::thread::hardware_concurrency());
+  for (int const threads : std::set<int>{1, 2, std::max(all, 1)}) {
     std::string const title = std::string(name) + "/bf16/" + std::to_string(s.rows) + "x" + std::to_string(s.cols) + "/N" +
                               std::to_string(models) + "/threads:" + std::to_string(threads);
     benchmark::RegisterBenchmark(title.c_str(), [=](benchmark::State& state) { merge(state, name, s, models, threads); })

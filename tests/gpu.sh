@@ -7,7 +7,8 @@ if [ "${1-}" = --help ]; then
   cat <<'END'
 Usage: bash tests/gpu.sh [test] [sanitize] [bench]
 
-Runs the named parts, or all. Needs nvcc 13, g++ and oneTBB, nlohmann/json, xxHash and Catch2.
+Runs the named parts, or all. Needs nvcc 13, g++ and oneTBB, nlohmann/json, xxHash and Catch2; yaml-cpp for recipes, whose tests are
+left out without it.
 Variables: NVCC, CXX; BUILD, a folder (build/gpu); DEPENDENCIES, a folder with `include` and `lib` where they are not the
 system's; TIMEOUT, seconds for each sanitizer (300), and for the tests.
 END
@@ -19,7 +20,7 @@ nvcc=${NVCC:-$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)}
 cxx=${CXX:-g++}
 build=${BUILD:-build/gpu}
 mkdir -p "$build"
-include=(-Iinclude -Itests)
+include=(-Iinclude -Itests "-DBRAID_TEST_SOURCE_DIR=\"$PWD\"")
 link=(-ltbb)
 if [ -n "${DEPENDENCIES-}" ]; then
   include+=("-isystem" "$DEPENDENCIES/include")
@@ -27,6 +28,13 @@ if [ -n "${DEPENDENCIES-}" ]; then
 fi
 host=(-std=c++20 -O2 -ffp-contract=off -Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Werror "${include[@]}")
 device=(-std=c++20 -O2 -arch=sm_90 --fmad=false -Werror all-warnings -Xcompiler -ffp-contract=off "${include[@]}")
+
+yaml=1
+if ! echo '#include <yaml-cpp/yaml.h>' | "$cxx" "${host[@]}" -fsyntax-only -x c++ - 2>/dev/null; then
+  yaml=0
+  echo "no yaml-cpp: recipes aren't tested"
+fi
+if [ "$yaml" = 1 ]; then link+=(-lyaml-cpp); fi
 
 # Catch2 3 is a library, 2 a header.
 catch=()
@@ -53,8 +61,14 @@ if [[ $parts == *test* || $parts == *sanitize* ]]; then
     compile "$build/on_device_$method.o" "$nvcc" "${device[@]}" "-DBRAID_TEST_PIPELINE=$method" -c tests/gpu/on_device.cu
     objects+=("$build/on_device_$method.o")
   done
-  compile "$build/executor.o" "$nvcc" "${device[@]}" -c tests/gpu/executor.cu
+  sources=(executor streams)
+  if [ "$yaml" = 1 ]; then sources+=(recipes_on_device); fi
+  for source in "${sources[@]}"; do
+    compile "$build/$source.o" "$nvcc" "${device[@]}" -c "tests/gpu/$source.cu"
+    objects+=("$build/$source.o")
+  done
   for source in tests/gpu/*.cpp tests/support/main.cpp; do
+    if [ "$yaml" = 0 ] && [ "$source" = tests/gpu/recipes.cpp ]; then continue; fi
     compile "$build/$(basename "$source").o" "$cxx" "${host[@]}" -c "$source"
     objects+=("$build/$(basename "$source").o")
   done
@@ -64,7 +78,7 @@ if [[ $parts == *bench* ]]; then
 fi
 wait_for_all
 if [[ $parts == *test* || $parts == *sanitize* ]]; then
-  "$nvcc" -arch=sm_90 "${objects[@]}" "$build/executor.o" "${link[@]}" "${catch[@]}" -o "$build/gpu_tests" || exit 1
+  "$nvcc" -arch=sm_90 "${objects[@]}" "${link[@]}" "${catch[@]}" -o "$build/gpu_tests" || exit 1
 fi
 status=0
 if [[ $parts == *test* ]]; then timeout "${TIMEOUT:-300}" "$build/gpu_tests" || status=1; fi

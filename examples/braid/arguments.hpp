@@ -17,6 +17,14 @@ struct pattern_argument {
   std::string pattern;
 };
 
+/// Where a merge runs.
+struct backend_arguments {
+  std::string name = "cpu";
+  std::vector<int> devices;   ///< of cuda; empty: the first
+  std::string memory = "1GiB";
+  int threads = 0;
+};
+
 struct merge_arguments {
   std::string base;
   std::vector<std::string> experts;  ///< NAME=DIR or DIR
@@ -49,7 +57,7 @@ struct merge_arguments {
   std::string max_shard_size = "5GB";
   bool overwrite = false;
   bool no_hash = false;
-  int threads = 0;
+  backend_arguments backend;
 };
 
 struct run_arguments {
@@ -62,7 +70,7 @@ struct run_arguments {
   std::string max_shard_size = "5GB";
   bool overwrite = false;
   bool no_hash = false;
-  int threads = 0;
+  backend_arguments backend;
 };
 
 struct extract_arguments {

@@ -1,5 +1,6 @@
 #include "arguments.hpp"
 #include "command_line.hpp"
+#include "devices.hpp"
 #include "inputs.hpp"
 #include "interruption.hpp"
 #include "pipelines.hpp"
@@ -85,13 +86,15 @@ int channel_merge(merge_arguments const& args) {
   options.overwrite = args.overwrite;
   options.hash_inputs = !args.no_hash;
   if (args.column_weights) { options.weights.emplace(*args.column_weights); }
-  auto const threads = allow_threads(args.threads);
-  braid::cpu const backend(args.threads);
+  auto const threads = allow_threads(args.backend.threads);
+  braid::cpu const backend(args.backend.threads);
+  bool const on_devices = choose_devices(args.backend, options.device);
   merge_job job{braid::checkpoint(args.base), open_experts(args), args.out, std::move(options), backend};
   for (std::size_t e = 0; e < args.adapters.size(); ++e) {
     if (!args.adapters[e].empty()) { job.options.adapters.emplace(job.experts[e].name(), braid::recipe::adapter(args.adapters[e])); }
   }
   std::vector<std::string> notes = chosen.notes;
+  if (on_devices && !merges_on_devices(chosen.method)) { notes.emplace_back("residuals and budgets are the host's work: GPUs have none here"); }
   for (auto& note : idle_patterns(job.options.tensors, all_names(job))) { notes.push_back(std::move(note)); }
 
   interruption const guard;
@@ -100,7 +103,7 @@ int channel_merge(merge_arguments const& args) {
     interruption::check();
     line.show(p);
   };
-  braid::report const r = run_pipeline(chosen.method, job);
+  braid::report const r = on_devices && merges_on_devices(chosen.method) ? run_on_devices(chosen.method, job) : run_pipeline(chosen.method, job);
   line.finish(r);
   print_summary(job, chosen.description, r);
   return success;

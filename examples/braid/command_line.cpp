@@ -31,11 +31,19 @@ void add_output_options(CLI::App& app, std::string& max_shard_size, bool& overwr
   app.add_flag("--overwrite", overwrite, "replace a checkpoint that stands at the output's path")->group("Output");
 }
 
-void add_running_options(CLI::App& app, bool& no_hash, int& threads) {
+void add_running_options(CLI::App& app, bool& no_hash, backend_arguments& backend) {
   app.add_flag("--no-hash", no_hash, "don't record hashes of the inputs")->group("Output");
-  app.add_option("--threads", threads, "how many to use; never changes the result (default 0: all)")
-      ->option_text("N")
-      ->group("Output");
+  std::string const running = "Running; nothing of it changes the result";
+  app.add_option("--threads", backend.threads, "how many of the machine to use (default 0: all)")->option_text("N")->group(running);
+  app.add_option("--backend", backend.name, "cpu, or cuda: NVIDIA GPUs (default cpu)")->option_text("NAME")->group(running);
+  app.add_option("--devices", backend.devices, "numbers of the GPUs that share the work (default 0)")
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->option_text("N,...")
+      ->group(running);
+  app.add_option("--device-memory", backend.memory, "what blocks may take on each GPU, as with --max-shard-size\n(default 1GiB)")
+      ->option_text("SIZE")
+      ->group(running);
 }
 
 void add_method_options(CLI::App& app, merge_arguments& args) {
@@ -164,7 +172,7 @@ void add_merge(CLI::App& program, merge_arguments& args) {
   add_method_options(app, args);
   add_tensor_options(app, args);
   add_output_options(app, args.max_shard_size, args.overwrite);
-  add_running_options(app, args.no_hash, args.threads);
+  add_running_options(app, args.no_hash, args.backend);
   app.footer(
       "Example:\n"
       "  braid channel-merge --base zoo/base --expert zoo/add --expert zoo/sort --expert code=zoo/cipher \\\n"
@@ -189,7 +197,7 @@ void add_run(CLI::App& program, run_arguments& args) {
                "cut embeddings and heads of different lengths to the shortest")
       ->group("Models");
   add_output_options(app, args.max_shard_size, args.overwrite);
-  add_running_options(app, args.no_hash, args.threads);
+  add_running_options(app, args.no_hash, args.backend);
   app.footer("Example:\n  braid run merge.yml merged --model-root models");
 }
 

@@ -1,5 +1,7 @@
 #include "arguments.hpp"
 #include "command_line.hpp"
+#include "device_recipes.hpp"
+#include "devices.hpp"
 #include "interruption.hpp"
 #include "progress_line.hpp"
 #include "text.hpp"
@@ -137,7 +139,7 @@ merge_arguments channel_merge_arguments(recipe::merge_recipe const& r, recipe::m
   m.max_shard_size = args.max_shard_size;
   m.overwrite = args.overwrite;
   m.no_hash = args.no_hash;
-  m.threads = args.threads;
+  m.backend = args.backend;
   m.allow_nonfinite = args.allow_nonfinite;
   return m;
 }
@@ -160,8 +162,10 @@ int run_recipe(run_arguments const& args) {
   options.overwrite = args.overwrite;
   options.hash_inputs = !args.no_hash;
   options.allow_nonfinite = args.allow_nonfinite;
-  auto const threads = allow_threads(args.threads);
-  braid::cpu const backend(args.threads);
+  bool const on_devices = choose_devices(args.backend, options.device);
+  if (options.device.devices.size() > 1) { throw braid::argument_error("--devices: a recipe runs on one GPU; name one"); }
+  auto const threads = allow_threads(args.backend.threads);
+  braid::cpu const backend(args.backend.threads);
   auto models = recipe::open_models(r, where);
   recipe::run_plan const plan = recipe::plan(std::move(r), std::move(models), {args.allow_truncated_vocabulary});
   if (args.dry_run) {
@@ -175,7 +179,8 @@ int run_recipe(run_arguments const& args) {
     interruption::check();
     line.show(p);
   };
-  braid::report const report = recipe::run(plan, args.out, options, backend);
+  braid::report const report =
+      on_devices ? run_recipe_on_devices(plan, args.out, options) : recipe::run(plan, args.out, options, backend);
   line.finish(report);
   print_summary(plan, report, args.out);
   return success;

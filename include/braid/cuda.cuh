@@ -10,4 +10,6 @@
 #include <braid/backend/cuda/grouped_tensor.cuh>
 #include <braid/backend/cuda/merge_channels.cuh>
 #include <braid/backend/cuda/merge_tensor.cuh>
+#include <braid/backend/cuda/methods.cuh>
 #include <braid/backend/cuda/tensor_measures.cuh>
+#include <braid/engine/cuda/merge_on_devices.cuh>

@@ -71,6 +71,9 @@ refused "write --expert NAME=" "${merge[@]}" --expert "$tmp/Llama-3.1" --expert 
 works "a name for it" "${merge[@]}" --expert "llama=$tmp/Llama-3.1" --expert "$zoo/sort" --out "$tmp/named"
 refused "a name is of letters" "${merge[@]}" --expert "a b=$zoo/add" --out "$out"
 refused "names no directory" "${merge[@]}" --expert "a=" --out "$out"
+refused "--backend opencl: there is no such backend" "${merge[@]}" "${two[@]}" --backend opencl --out "$out"
+refused "--devices: only with --backend cuda" "${merge[@]}" "${two[@]}" --devices 1 --out "$out"
+refused "cuda" "${merge[@]}" "${two[@]}" --backend cuda --devices 99 --out "$out"  # not built, no GPU, or not so many
 for groups in 0 -1 256; do refused "--groups $groups: choose 1 to 255" "${merge[@]}" "${two[@]}" --groups "$groups" --out "$out"; done
 refused "choose best, dare_cm or ties_cm" "${merge[@]}" "${two[@]}" --preset best_cm --out "$out"
 refused "choose none, dare, magnitude, magnitude-rows or magprune" "${merge[@]}" "${two[@]}" --prune random --out "$out"

@@ -82,6 +82,14 @@ struct tensor_blocks {
                 "file, <braid/cuda.cuh> for braid::cuda");
 };
 
+/// How the task-arithmetic family prunes and joins the deltas of a tensor, with a policy of its own for each model.
+template <class Backend>
+struct delta_pruning {
+  static_assert(always_false<Backend>,
+                "braid: this backend doesn't prune single-model methods' deltas; include <braid/braid.hpp> for braid::cpu, or, in a "
+                ".cu file, <braid/cuda.cuh> for braid::cuda");
+};
+
 /// The measuring pass of a storage budget: curves of error against bytes of all channels of a tensor.
 template <class Backend, class Similarity, class Cluster>
 struct measure_curves {

@@ -45,6 +45,7 @@ struct channel_block {
 /// A whole tensor in base and experts, wherever it lies: the source of blocks.
 struct tensor_channels {
   index_t channels = 0;
+  index_t first_channel = 0;  ///< number of the first: a part of a tensor makes the random choices that the tensor makes there
   index_t cols = 0;
   index_t transposed = 0;  ///< 0: a channel is a contiguous row. Else the tensor is [..., cols, transposed] and a
                            ///< channel a column of it; then strides are not used

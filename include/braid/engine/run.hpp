@@ -2,6 +2,7 @@
 
 #include <braid/engine/detail/merge_job.hpp>
 #include <braid/engine/detail/recipe_json.hpp>
+#include <braid/engine/device_options.hpp>
 #include <braid/method/detail/expert_names.hpp>
 
 BRAID_NAMESPACE_BEGIN
@@ -20,6 +21,7 @@ struct run_options {
   std::map<std::string, recipe::adapter> adapters{};
   index_t block_rows = 0;                         ///< channels a block; 0: chosen. Never changes a result
   progress_callback on_progress{};
+  device_options device{};  ///< of backends that are no braid::cpu
 };
 
 /// Merges checkpoints: reads base and experts tensor by tensor, streams blocks of channels through `method`, and writes
@@ -69,10 +71,10 @@ report run(Method const& method, checkpoint const& base, std::vector<checkpoint>
   description.recipe = detail::recipe_json(method.settings());
   if (options.weights) { description.recipe["column_weights"] = options.weights->path().filename().string(); }
   description.seed = detail::recipe_seed(method.settings());
-  detail::method_merger<Method> const merger(method, be);
+  typename detail::engine_backend<typename Method::backend_type>::template of<Method> const engine(method, be, options.device);
   detail::job_options const job{options.max_shard_bytes, options.overwrite, options.hash_inputs, options.block_rows,
                                 options.on_progress, options.weights ? &*options.weights : nullptr, std::move(adapters)};
-  return detail::merge_job(be, merger, base, sorted, names, plan, job).run(out, std::move(description));
+  return detail::merge_job(engine.host, engine.merger, base, sorted, names, plan, job).run(out, std::move(description));
 }
 
 BRAID_NAMESPACE_END

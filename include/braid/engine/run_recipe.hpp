@@ -22,7 +22,8 @@ namespace recipe {
 /// @throws argument_error, shape_error, value_error, format_error, io_error: one line each; then nothing is left at `out`
 /// @complexity reads each input once, besides the method's measuring passes
 inline report run(run_plan const& plan, std::filesystem::path const& out, run_options const& options = {}, cpu const& be = cpu{}) {
-  return detail::recipe_job(be, plan, options).run(out);
+  detail::host_runner runner(be, plan.recipe);
+  return detail::recipe_job(be, runner, plan, options).run(out);
 }
 
 /// About how many bytes of memory a run needs besides mapped pages of the inputs: blocks on their way, and what each thread

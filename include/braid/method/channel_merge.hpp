@@ -41,6 +41,11 @@ template <backend Backend, pruning_policy Prune, similarity_policy Similarity, c
 class channel_merge {
  public:
   using backend_type = Backend;
+  using residual_type = Residual;
+
+  /// The same method elsewhere.
+  template <backend Other>
+  using on = channel_merge<Other, Prune, Similarity, Cluster, Consensus, Residual>;
 
   struct options {
     Prune prune{};
@@ -74,6 +79,20 @@ class channel_merge {
   }
 
   [[nodiscard]] options const& settings() const noexcept { return options_; }
+
+  /// This method with another backend, on whose objects it then works.
+  template <backend Other>
+  [[nodiscard]] on<Other> with() const {
+    return on<Other>({.prune = options_.prune,
+                      .similarity = options_.similarity,
+                      .cluster = options_.cluster,
+                      .consensus = options_.consensus,
+                      .residual = options_.residual,
+                      .groups = options_.groups,
+                      .budget = options_.budget,
+                      .lambda = options_.lambda,
+                      .allow_nonfinite = options_.allow_nonfinite});
+  }
 
   [[nodiscard]] bool has_budget() const noexcept { return options_.budget.stored > 0.0; }
 
@@ -148,6 +167,13 @@ class channel_merge {
     if (clusters(names.size()) && options_.similarity.needs_norms) { context.norms = ops::delta_norms<Backend>{}(be, source); }
     finish_context(be, context, source);
     return context;
+  }
+
+  /// Whether `prepare` reads the tensor.
+  [[nodiscard]] bool measures_tensors(std::size_t experts) const noexcept {
+    bool const prunes = has_budget() || options_.groups < static_cast<int>(experts);
+    return has_budget() || (clusters(experts) && options_.similarity.needs_norms) ||
+           (prunes && (Prune::measures == statistic::tensor_cut || (options_.residual.rank_one && codes_anything(options_.residual))));
   }
 
   /// With a budget: the measuring pass over a tensor, whose curves are added to the model's.

@@ -57,15 +57,17 @@ class delta_method : public tensor_method<Exec> {
   using base_type = tensor_method<Exec>;
   using base_type::base_type;
 
+  using pruner_type = typename ops::delta_pruning<Exec>::pruner;
+
   struct plan_type final : method_plan {
-    std::unique_ptr<delta_pruner const> pruner;
+    std::unique_ptr<pruner_type const> pruner;
     std::vector<float> factor;  // of each delta after pruning; empty: none
     std::vector<float> weight;
     bool normalize = false;
     float lambda = 1.0f;
   };
 
-  [[nodiscard]] virtual std::unique_ptr<delta_pruner const> prepare_pruning(Exec const& be, tensor_request const& request,
+  [[nodiscard]] virtual std::unique_ptr<pruner_type const> prepare_pruning(Exec const& be, tensor_request const& request,
                                                                             parameter_reader const& parameters,
                                                                             rescale rescaling) const = 0;
   [[nodiscard]] virtual std::pair<void const*, join_kernel> joining() const noexcept = 0;
@@ -204,7 +206,7 @@ class task_arithmetic final : public detail::delta_method<Exec> {
     return p;
   }
 
-  [[nodiscard]] std::unique_ptr<detail::delta_pruner const> prepare_pruning(Exec const& be, tensor_request const& request,
+  [[nodiscard]] std::unique_ptr<typename base_type::pruner_type const> prepare_pruning(Exec const& be, tensor_request const& request,
                                                                             detail::parameter_reader const& parameters,
                                                                             rescale rescaling) const override {
     std::size_t const models = request.models.size();
@@ -233,7 +235,7 @@ class task_arithmetic final : public detail::delta_method<Exec> {
       keys.push_back({stream_hash(request.tensor, name), request.inputs.channels, request.inputs.cols});
     }
     try {
-      return detail::make_pruner(be, request.inputs, std::move(policies), std::move(keys), request.cuts);
+      return ops::delta_pruning<Exec>::make(be, request.inputs, std::move(policies), std::move(keys), request.cuts, options_.consensus);
     } catch (argument_error const& e) {
       throw argument_error(parameters.where() + ": " + e.what());
     }

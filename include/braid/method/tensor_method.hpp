@@ -77,7 +77,8 @@ class tensor_method {
     return plan;
   }
 
-  /// Merges a block of a prepared tensor. Called from many threads, each with a workspace of its own.
+  /// Merges a block of a prepared tensor. Called from many threads, each with a workspace of its own. On braid::cuda, block and
+  /// `out` lie in device memory, and this enqueues; `work.finish()` waits, and throws what this would.
   /// @param plan  of `prepare`, for the tensor that the block belongs to
   /// @param out   [block.rows, cols] of `block.out`, packed
   /// @throws detail::nonfinite_found unless NaN and infinity are allowed
@@ -90,11 +91,11 @@ class tensor_method {
   /// @param tensor  the tensor's name: keys random choices
   /// @param base    [channels, inputs], any row stride; `{}` where there is none
   /// @param models  named weights of the same shape
-  /// @return the merged tensor [channels * inputs], row by row
+  /// @return the merged tensor [channels * inputs], row by row, in the executor's memory: braid::cpu's is a std::vector<T>
   /// @throws shape_error, argument_error, value_error (NaN or infinity, naming model, channel and column; results that
   ///         don't fit into T)
   template <storage_element T>
-  [[nodiscard]] std::vector<T> merge(Exec const& be, std::string_view tensor,
+  [[nodiscard]] typename Exec::template buffer<T> merge(Exec const& be, std::string_view tensor,
                                      std::type_identity_t<tensor_view<T const, Exec::space>> base,
                                      std::vector<expert_view<T, Exec::space>> const& models) const {
     tensor_request request;
@@ -114,14 +115,14 @@ class tensor_method {
       request.models.emplace_back(m.name);
       request.inputs.experts.push_back(rows_of(m.weight));
     }
-    std::vector<T> out(static_cast<std::size_t>(first.size()));
+    auto out = be.template make_buffer<T>(static_cast<std::size_t>(first.size()));
     merge_into(be, request, reinterpret_cast<std::byte*>(out.data()));
     return out;
   }
 
   /// The same without a base.
   template <storage_element T>
-  [[nodiscard]] std::vector<T> merge(Exec const& be, std::string_view tensor,
+  [[nodiscard]] typename Exec::template buffer<T> merge(Exec const& be, std::string_view tensor,
                                      std::vector<expert_view<T, Exec::space>> const& models) const {
     return merge<T>(be, tensor, {}, models);
   }
@@ -139,6 +140,7 @@ class tensor_method {
         std::byte* const to = out + static_cast<std::size_t>(block.first) * row_bytes;
         apply(*plan, block, to, work);
         if (!narrow || request.allow_nonfinite) { return; }
+        if constexpr (requires { work.finish(); }) { work.finish(); }  // the inputs' errors come first
         try {
           ops::tensor_blocks<Exec>::check_rows(to, type, block.first, block.rows, in.cols, work);
         } catch (detail::nonfinite_found const& found) {

@@ -111,18 +111,22 @@ survivors kept_by(Prune const& policy) {
   }
 }
 
-/// Measures what the policies need.
-/// @param policies one a model
-/// @param cuts     cuts over the whole model, one a model, whatever the policies' densities; empty: they are measured over the
-///                 tensor
+/// What is left of each model's delta.
+/// @param cuts  over the whole model, one a model, whatever the policies' densities; empty: they are measured over the tensor
 template <class Prune>
-std::unique_ptr<delta_pruner const> make_pruner(cpu const& be, tensor_channels const& tensor, std::vector<Prune> policies,
-                                                std::vector<tensor_key> keys, std::vector<magnitude_cut> const& cuts) {
+std::vector<survivors> survivors_of(std::vector<Prune> const& policies, std::vector<magnitude_cut> const& cuts) {
   std::vector<survivors> kept;
   for (Prune const& p : policies) {
     kept.push_back(Prune::measures == statistic::tensor_cut && !cuts.empty() ? survivors::some : kept_by(p));
     if (kept.back() == survivors::some) { validate_policy(p); }
   }
+  return kept;
+}
+
+/// Measures what the policies need, with `select(how many to take of each model, order)` for cuts over the tensor.
+template <class Prune, class Select>
+pruning_measures measure_pruning(tensor_channels const& tensor, std::vector<Prune> const& policies, std::vector<survivors> const& kept,
+                                 std::vector<tensor_key> keys, std::vector<magnitude_cut> const& cuts, Select const& select) {
   pruning_measures measures;
   measures.keys = std::move(keys);
   index_t const elements = tensor.channels * tensor.cols;
@@ -134,7 +138,7 @@ std::unique_ptr<delta_pruner const> make_pruner(cpu const& be, tensor_channels c
       for (std::size_t i = 0; i < policies.size(); ++i) {
         wanted.push_back(kept[i] == survivors::some ? policies[i].keep_count(elements) : 0);
       }
-      measures.cuts = select_deltas(be, tensor, wanted, radix_select::order::largest);
+      measures.cuts = select(wanted, radix_select::order::largest);
     }
   } else if constexpr (Prune::measures == statistic::tensor_band) {
     std::vector<index_t> first(policies.size(), 0);
@@ -146,12 +150,12 @@ std::unique_ptr<delta_pruner const> make_pruner(cpu const& be, tensor_channels c
       last[i] = band.last;
     }
     if (some) {
-      auto const below = select_deltas(be, tensor, first, radix_select::order::smallest);
-      auto const upto = select_deltas(be, tensor, last, radix_select::order::smallest);
+      auto const below = select(first, radix_select::order::smallest);
+      auto const upto = select(last, radix_select::order::smallest);
       for (std::size_t i = 0; i < policies.size(); ++i) { measures.bands.push_back({below[i], upto[i]}); }
     }
   }
-  return std::make_unique<policy_pruner<Prune>>(std::move(policies), std::move(kept), std::move(measures));
+  return measures;
 }
 
 /// Loads a row's deltas and measures them, where the pruner asks for whole rows.
@@ -170,9 +174,13 @@ inline void measure_row(delta_pruner const& pruner, channel_block const& block, 
   }
 }
 
-/// The factors that give each pruned delta back the L1 norm that it had: sum of |d| before over after, in the one order of
-/// sums inside rows, rows in float64 in order in blocks of 256, blocks in order. 1 where nothing is pruned, and where either
-/// sum is below 1e-7.
+/// Sum of |d| before pruning over that after; 1 where either is below 1e-7.
+inline float l1_factor(double before, double after) noexcept {
+  return before >= 1e-7 && after >= 1e-7 ? static_cast<float>(before / after) : 1.0f;
+}
+
+/// The factors that give each pruned delta back the L1 norm that it had, from sums in the one order of sums inside rows, rows
+/// in float64 in order in blocks of 256, blocks in order. 1 where nothing is pruned.
 inline std::vector<float> l1_factors(cpu const& be, tensor_channels const& tensor, delta_pruner const& pruner) {
   std::size_t const models = tensor.experts.size();
   constexpr index_t rows = radix_select::measure_rows;
@@ -205,11 +213,31 @@ inline std::vector<float> l1_factors(cpu const& be, tensor_channels const& tenso
       before += partial[(b * models + i) * 2];
       after += partial[(b * models + i) * 2 + 1];
     }
-    if (before >= 1e-7 && after >= 1e-7) { factor[i] = static_cast<float>(before / after); }
+    factor[i] = l1_factor(before, after);
   }
   return factor;
 }
 
 }  // namespace detail
+
+namespace ops {
+
+template <>
+struct delta_pruning<cpu> {
+  using pruner = detail::delta_pruner;
+
+  template <class Prune, class Consensus>
+  static std::unique_ptr<pruner const> make(cpu const& be, tensor_channels const& tensor, std::vector<Prune> policies, std::vector<tensor_key> keys,
+                                            std::vector<magnitude_cut> const& cuts, Consensus const&) {
+    auto const select = [&](std::vector<index_t> const& wanted, detail::radix_select::order order) {
+      return detail::select_deltas(be, tensor, wanted, order);
+    };
+    std::vector<detail::survivors> kept = detail::survivors_of(policies, cuts);
+    detail::pruning_measures measures = detail::measure_pruning(tensor, policies, kept, std::move(keys), cuts, select);
+    return std::make_unique<detail::policy_pruner<Prune>>(std::move(policies), std::move(kept), std::move(measures));
+  }
+};
+
+}  // namespace ops
 BRAID_NAMESPACE_END
 BRAID_STRICT_FP_END

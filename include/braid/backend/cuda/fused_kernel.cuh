@@ -34,6 +34,7 @@ struct fused_arguments {
   bool same_keys;    // whether it is so
   double norms[most_tile_experts];
   device_merged out;
+  index_t first = 0;  // number of the tensor's first channel here: random choices go by it
 };
 
 /// Groups of the distinct rows, and who is in them. All threads of all blocks of the cluster.
@@ -188,7 +189,7 @@ BRAID_KERNEL void __launch_bounds__(Most > 4 ? 256 : 320, 2) fused_merge_kernel(
   // Each group's row takes the place of its first member's, and all go out.
   for (int g = 0; g < state.groups; ++g) {
     if (__popc(state.rows[g]) > 1) {
-      merge_tile_group<Most>(tile, __shfl_sync(0xFFFFFFFFu, state.members[g], 0), a, channel);
+      merge_tile_group<Most>(tile, __shfl_sync(0xFFFFFFFFu, state.members[g], 0), a, a.first + channel);
     }
   }
   ptx::publish_to_copies();

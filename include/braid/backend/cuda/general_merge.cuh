@@ -12,8 +12,9 @@ BRAID_NAMESPACE_BEGIN
 namespace detail {
 
 /// A block takes a channel, a thread a column at a time, in shared memory as many floats a thread as there are experts.
+/// `number` is that of the tensor's first channel here.
 template <class Plan, class Consensus>
-BRAID_KERNEL void merge_labelled(any_rows const* models, int experts, index_t cols, index_t first, Plan const* plans, bool plans_of_channels,
+BRAID_KERNEL void merge_labelled(any_rows const* models, int experts, index_t cols, index_t first, index_t number, Plan const* plans, bool plans_of_channels,
                                  Consensus const consensus, float lambda, std::uint8_t const* labels, std::uint8_t const* alone,
                                  dtype type, device_merged out) {
   extern __shared__ float members_of_all[];
@@ -42,7 +43,7 @@ BRAID_KERNEL void merge_labelled(any_rows const* models, int experts, index_t co
           kept = true;
           continue;
         }
-        member[n++] = plan[e](model.at(model.row(channel), c) - p, channel, c);
+        member[n++] = plan[e](model.at(model.row(channel), c) - p, number + channel, c);
       }
       if (!kept) { value = p + consensus(static_cast<float const*>(member), n) * lambda; }
       std::byte* const row = g == 0 ? out.group_zero + channel * cols * element
@@ -104,7 +105,7 @@ class row_plans {
 /// Groups of a run of channels.
 template <class Similarity, class Cluster>
 chosen_groups choose_on_host(cuda const& be, Similarity const& similarity, Cluster const& cluster, int groups, tensor_context const& context,
-                             device_buffer<any_rows> const& models, int experts, index_t first, index_t count, gram_terms const& terms) {
+                             device_buffer<any_rows> const& models, int experts, index_t first, index_t count, index_t number, gram_terms const& terms) {
   bool const clusters = groups > 1 && groups < experts;
   auto const pairs = static_cast<std::size_t>(tile_pair(experts, 0));
   auto const channels = static_cast<std::size_t>(count);
@@ -127,7 +128,7 @@ chosen_groups choose_on_host(cuda const& be, Similarity const& similarity, Clust
   std::vector<std::uint8_t> wrong(channels, 0);
   tbb::parallel_for(std::size_t{0}, channels, [&](std::size_t c) {
     std::size_t const at = c * static_cast<std::size_t>(experts);
-    bool const is_wrong = cluster_measured(similarity, cluster, groups, context, first + static_cast<index_t>(c),
+    bool const is_wrong = cluster_measured(similarity, cluster, groups, context, number + first + static_cast<index_t>(c),
                                            {dots.data() + c * pairs, differs.data() + c * pairs, bad[c] != 0}, experts,
                                            chosen.label.data() + at, chosen.alone.data() + at, sums[c], compared[c]);
     wrong[c] = is_wrong ? 1 : 0;
@@ -160,7 +161,7 @@ void general_merge(cuda const& be, Prune const& prune, Similarity const& similar
 
   for (index_t first = 0; first < source.channels; first += most) {
     index_t const count = std::min(most, source.channels - first);
-    chosen_groups const chosen = choose_on_host(be, similarity, cluster, groups, context, models, experts, first, count, terms);
+    chosen_groups const chosen = choose_on_host(be, similarity, cluster, groups, context, models, experts, first, count, source.first_channel, terms);
     totals.similarity += static_cast<unsigned long long>(chosen.similarity);
     totals.compared += static_cast<unsigned long long>(chosen.compared);
     if (chosen.first_bad >= 0 && !context.allow_nonfinite) {
@@ -173,7 +174,7 @@ void general_merge(cuda const& be, Prune const& prune, Similarity const& similar
     auto const start = [&]<class Plan>(device_buffer<Plan> const& plans) {
       auto const kernel = merge_labelled<Plan, Consensus>;
       check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)), "asking for shared memory");
-      kernel<<<static_cast<unsigned>(count), threads, shared, be.stream()>>>(models.data(), experts, source.cols, first, plans.data(), by_row,
+      kernel<<<static_cast<unsigned>(count), threads, shared, be.stream()>>>(models.data(), experts, source.cols, first, source.first_channel, plans.data(), by_row,
                                                                              consensus, lambda, label, alone.data(), source.out, out);
       check_cuda(cudaGetLastError(), "starting a merge");
     };

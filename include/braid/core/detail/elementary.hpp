@@ -11,7 +11,7 @@ BRAID_NAMESPACE_BEGIN
 namespace detail {
 
 /// e^x for x <= 0; 0 where that is below the smallest normal number.
-BRAID_ALWAYS_INLINE double exp_negative(double x) noexcept {
+BRAID_HD BRAID_ALWAYS_INLINE double exp_negative(double x) noexcept {
   constexpr double log2_e = 1.4426950408889634;
   constexpr double ln2_high = 0x1.62e42fee00000p-1;  // 32 bits, so that products with a whole number are exact
   constexpr double ln2_low = 0x1.a39ef35793c76p-33;
@@ -40,7 +40,7 @@ BRAID_ALWAYS_INLINE double exp_negative(double x) noexcept {
 }
 
 /// The natural logarithm of a positive normal number.
-BRAID_ALWAYS_INLINE double log_positive(double x) noexcept {
+BRAID_HD BRAID_ALWAYS_INLINE double log_positive(double x) noexcept {
   constexpr double ln2_high = 0x1.62e42fee00000p-1;
   constexpr double ln2_low = 0x1.a39ef35793c76p-33;
   constexpr double root_half = 0.70710678118654752;

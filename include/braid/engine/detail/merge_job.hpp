@@ -212,7 +212,7 @@ class merge_job {
     residuals_.begin(p, context.column, *writer_, out_);
     std::size_t const experts = experts_.size();
     auto const row_bytes = static_cast<std::size_t>(p.cols) * size_of(p.out);
-    auto const rows = options_.block_rows > 0 ? options_.block_rows : block_rows(source);
+    auto const rows = options_.block_rows > 0 ? options_.block_rows : merger_.block_rows(source);
     auto const room = static_cast<std::size_t>(layout_.most_extra(p));
     struct local {
       channel_workspace work;

@@ -6,9 +6,9 @@
 #include <braid/engine/detail/input_hash.hpp>
 #include <braid/engine/detail/model_files.hpp>
 #include <braid/engine/detail/nonfinite.hpp>
+#include <braid/engine/detail/tensor_runner.hpp>
 #include <braid/engine/report.hpp>
 #include <braid/method/global_magnitude_cuts.hpp>
-#include <braid/method/make_tensor_method.hpp>
 #include <braid/recipe/detail/tensor_inputs.hpp>
 
 #include <tbb/enumerable_thread_specific.h>
@@ -26,41 +26,15 @@ struct run_options {
   bool allow_nonfinite = false;                   // NaN and infinity in inputs are merged as they are
   index_t block_rows = 0;                         // channels a block; 0: chosen. Never changes a result
   progress_callback on_progress{};
+  device_options device{};                        // of backends that are no braid::cpu
 };
 
 namespace detail {
 
-/// The methods of a recipe: one, in a form for each meaning of `rescale`.
-class method_set {
- public:
-  explicit method_set(merge_recipe const& r) : name_(r.merge_method) {
-    options_.style = r.style == "paper" ? method_style::paper : method_style::mergekit;
-    options_.seed = r.seed;
-    if (r.trim_scope == "row") { options_.scope = trim_scope::row; }
-    if (r.trim_scope == "tensor") { options_.scope = trim_scope::tensor; }
-    if (r.trim_scope == "model" || r.trim_scope == "global") { options_.scope = trim_scope::model; }
-  }
-
-  [[nodiscard]] tensor_method<cpu> const& of(run_tensor const& t) {
-    auto& method = made_[t.rescaling];
-    if (!method) {
-      method_options options = options_;
-      options.rescaling = t.rescaling;
-      method = make_tensor_method<cpu>(name_, options);
-    }
-    return *method;
-  }
-
- private:
-  std::string name_;
-  method_options options_;
-  std::map<std::optional<rescale>, std::unique_ptr<tensor_method<cpu>>> made_;
-};
-
 class recipe_job {
  public:
-  recipe_job(cpu const& be, run_plan const& plan, run_options const& options)
-      : be_(be), plan_(plan), options_(options), methods_(plan.recipe), hashes_(plan.models.size()),
+  recipe_job(cpu const& be, tensor_runner& runner, run_plan const& plan, run_options const& options)
+      : be_(be), runner_(runner), plan_(plan), options_(options), methods_(plan.recipe), hashes_(plan.models.size()),
         adapter_hashes_(plan.models.size()) {}
 
   report run(std::filesystem::path const& out) {
@@ -160,19 +134,18 @@ class recipe_job {
   }
 
   void merge(run_tensor const& t, tensor_inputs const& inputs, std::size_t slot) {
-    tensor_method<cpu> const& method = methods_.of(t);
     tensor_request request = inputs.request(options_.allow_nonfinite);
     if (cuts_) { request.cuts = cuts_->of_tensor(merged_so_far_); }
     ++merged_so_far_;
-    auto const plan = method.prepare(be_, request);
+    runner_.prepare(t, request);
     std::size_t const row_bytes = static_cast<std::size_t>(t.cols()) * size_of(t.out);
     tbb::enumerable_thread_specific<workspace> locals;
-    stream(t, inputs, [&](braid::detail::block_slot& s) {
+    stream(t, runner_.block_rows(inputs.channels()), [&](braid::detail::block_slot& s) {
       workspace& work = locals.local();
       auto const block = inputs.channels().block(s.first, s.rows, work.gathered);
       std::size_t const bytes = static_cast<std::size_t>(s.rows) * row_bytes;
       braid::detail::fit(s.group_zero, bytes);
-      method.apply(*plan, block, s.group_zero.data(), work);
+      runner_.apply(block, s.group_zero.data(), work);
       check_stored(t, s, work);
       writer_->write(slot, static_cast<std::uint64_t>(s.first) * row_bytes, std::span(s.group_zero).first(bytes));
     });
@@ -185,7 +158,7 @@ class recipe_job {
     bool const as_it_is = rows.computed == nullptr && rows.type == t.out;
     bool const checked = is_computable(rows.type) && !options_.allow_nonfinite;
     tbb::enumerable_thread_specific<workspace> locals;
-    stream(t, inputs, [&](braid::detail::block_slot& s) {
+    stream(t, braid::detail::block_rows(inputs.channels()), [&](braid::detail::block_slot& s) {
       workspace& work = locals.local();
       std::size_t const bytes = static_cast<std::size_t>(s.rows) * row_bytes;
       auto const at = static_cast<std::uint64_t>(s.first) * row_bytes;
@@ -209,14 +182,14 @@ class recipe_job {
     });
   }
 
-  using workspace = ops::tensor_blocks<cpu>::workspace;
+  using workspace = tensor_runner::workspace;
 
   /// Blocks of a tensor through `work`, hashes and pages of its inputs taken care of.
   template <class Work>
-  void stream(run_tensor const& t, tensor_inputs const& inputs, Work const& work) {
+  void stream(run_tensor const& t, index_t usual_rows, Work const& work) {
     auto const sources = t.inputs();
     bool const hashing = options_.hash_inputs && t.owners.empty();
-    index_t const rows = options_.block_rows > 0 ? options_.block_rows : braid::detail::block_rows(inputs.channels());
+    index_t const rows = options_.block_rows > 0 ? options_.block_rows : usual_rows;
     std::size_t const block_bytes = static_cast<std::size_t>(rows * t.cols()) * size_of(t.out);
     auto const both = [&](braid::detail::block_slot& s) {
       work(s);
@@ -336,9 +309,10 @@ class recipe_job {
   }
 
   cpu const& be_;
+  tensor_runner& runner_;
   run_plan const& plan_;
   run_options const& options_;
-  method_set methods_;
+  method_set<cpu> methods_;  // for what they are; the runner has its own
   clock::time_point start_ = clock::now();
   checkpoint_writer* writer_ = nullptr;
   std::optional<global_magnitude_cuts<cpu>> cuts_;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <braid/backend/cpu.hpp>
+#include <braid/engine/device_options.hpp>
 
 #include <string>
 #include <string_view>
@@ -29,6 +30,8 @@ class tensor_merger {
   /// @param measured  of `measure`; null without a budget
   [[nodiscard]] virtual tensor_context prepare(std::string_view tensor, std::vector<std::string> const& names,
                                                tensor_channels const& source, measured_tensor const* measured) const = 0;
+  /// Channels in a block; changes no result.
+  [[nodiscard]] virtual index_t block_rows(tensor_channels const& source) const { return detail::block_rows(source); }
   /// Merges a block. Called from many threads.
   virtual void merge(tensor_context const& context, channel_block const& block, merged_block& out,
                      channel_workspace& work) const = 0;
@@ -70,6 +73,21 @@ class method_merger final : public tensor_merger {
  private:
   Method const& method_;
   backend_type const& backend_;
+};
+
+/// How the engine runs methods of a backend: `merger`, and the threads of the host that feed it. Other backends than cpu
+/// specialise it beside their kernels.
+template <class Backend>
+struct engine_backend;
+
+template <>
+struct engine_backend<cpu> {
+  template <class Method>
+  struct of {
+    method_merger<Method> merger;
+    cpu const& host;
+    of(Method const& method, cpu const& be, device_options const&) : merger(method, be), host(be) {}
+  };
 };
 
 }  // namespace detail

@@ -1,0 +1,351 @@
+#pragma once
+
+/// The task-arithmetic family on a device: one kernel prunes, weighs, joins and adds.
+
+#include <braid/backend/cuda/elementwise_methods.cuh>
+#include <braid/backend/cuda/row_statistics.cuh>
+#include <braid/backend/cuda/row_sums.cuh>
+#include <braid/backend/cuda/value_select.cuh>
+#include <braid/method/task_arithmetic.hpp>
+
+BRAID_NAMESPACE_BEGIN
+namespace detail {
+
+/// Plans of up to `Most` models: of a tensor by value, or of each row in device memory.
+template <class Plan, int Most, bool ByRow>
+struct model_plans {
+  static constexpr tile_layout layout = layout_for<Plan>;
+
+  std::conditional_t<ByRow, Plan const*, Plan[Most]> plans;  // [channels, models]
+  int count;
+  survivors kept[Most];
+
+  __device__ Plan const& of(int i, index_t row) const noexcept {
+    if constexpr (ByRow) {
+      return plans[row * count + i];
+    } else {
+      return plans[i];
+    }
+  }
+  template <tile_layout L>
+  __device__ void prune(int i, tile_place const& at, float (&x)[tile_elements]) const noexcept {
+    if (kept[i] == survivors::some) {
+      prune_tile<L>(of(i, at.row), at, x);
+    } else if (kept[i] == survivors::none) {
+#pragma unroll
+      for (int j = 0; j < tile_elements; ++j) { x[j] = 0.0f; }
+    }
+  }
+  __device__ float prune_one(int i, float x, index_t row, index_t col) const noexcept {
+    return kept[i] == survivors::all ? x : kept[i] == survivors::none ? 0.0f : of(i, row)(x, row, col);
+  }
+};
+
+/// Whether a plan leaves everything as it is.
+template <class Plan>
+inline constexpr bool keeps_everything = requires { requires Plan::keeps_all; };
+
+/// base + lambda * join(weight[i] * (factor[i] * pruned delta i)).
+template <class Plan, class Consensus, int Most, bool ByRow>
+struct join_function {
+  static constexpr tile_layout layout = layout_for<Plan>;
+  static constexpr bool by_row = ByRow;
+  static constexpr bool prunes = true;
+
+  model_plans<Plan, Most, ByRow> pruning;
+  float factor[Most];
+  float weight[Most];
+  float lambda;
+  bool scales;  // whether a factor differs from 1
+  bool normalize;
+  Consensus consensus;
+
+  template <tile_layout L>
+  __device__ void prune(int i, tile_place const& at, float (&x)[tile_elements]) const noexcept {
+    if constexpr (!keeps_everything<Plan>) { pruning.template prune<L>(i, at, x); }
+    if (scales) {
+#pragma unroll
+      for (int j = 0; j < tile_elements; ++j) { x[j] = x[j] * factor[i]; }
+    }
+  }
+  __device__ float prune_one(int i, float x, index_t row, index_t col) const noexcept {
+    float const kept = pruning.prune_one(i, x, row, col);
+    return scales ? kept * factor[i] : kept;
+  }
+
+  __device__ float operator()(float base, float const* x, int n, index_t, index_t) const noexcept {
+    if (n == 0) { return base + 0.0f * lambda; }
+    if constexpr (weighted_consensus_policy<Consensus>) {
+      return base + consensus(x, static_cast<float const*>(weight), n, normalize) * lambda;
+    } else {
+      float weighted[Most];
+      for (int i = 0; i < n; ++i) { weighted[i] = x[i] * weight[i]; }
+      return base + consensus(static_cast<float const*>(weighted), n) * lambda;
+    }
+  }
+};
+
+/// Magnitudes of each model's delta before and after pruning.
+template <class Plan, int Most, bool ByRow>
+struct l1_sums {
+  model_plans<Plan, Most, ByRow> pruning;
+
+  BRAID_HD static constexpr int sums(int n) noexcept { return 2 * n; }
+
+  static __device__ float magnitude(float x) noexcept { return __uint_as_float(__float_as_uint(x) & 0x7FFFFFFFu); }
+
+  template <int N>
+  __device__ void add(tile_place const& at, element_tile<N>& tile, float (&sum)[2 * N][2]) const noexcept {
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+      if (pruning.kept[i] != survivors::some) { continue; }
+#pragma unroll
+      for (int j = 0; j < tile_elements; ++j) { sum[2 * i][j % 2] = sum[2 * i][j % 2] + magnitude(tile.x[i][j]); }
+      pruning.template prune<tile_layout::spread>(i, at, tile.x[i]);
+#pragma unroll
+      for (int j = 0; j < tile_elements; ++j) { sum[2 * i + 1][j % 2] = sum[2 * i + 1][j % 2] + magnitude(tile.x[i][j]); }
+    }
+  }
+  __device__ void add_one(float const* x, int n, index_t row, index_t col, float* sum) const noexcept {
+    for (int i = 0; i < n; ++i) {
+      if (pruning.kept[i] != survivors::some) { continue; }
+      sum[2 * i] = sum[2 * i] + magnitude(x[i]);
+      sum[2 * i + 1] = sum[2 * i + 1] + magnitude(pruning.prune_one(i, x[i], row, col));
+    }
+  }
+};
+
+/// How pruned deltas are joined.
+struct join_numbers {
+  std::vector<float> const& weight;
+  std::vector<float> const& factor;  // empty: ones
+  float lambda;
+  bool normalize;
+  bool allow_nonfinite;
+};
+
+/// Prunes and joins one tensor's deltas on a device. Virtual calls are one a pass.
+class device_pruner {
+ public:
+  virtual ~device_pruner() = default;
+  virtual void join(device_method_workspace& work, channel_block const& block, index_t cols, std::byte* out, join_numbers const& numbers) const = 0;
+  /// Sums of magnitudes over a tensor, [models, 2]: before pruning and after. Waits.
+  [[nodiscard]] virtual std::vector<double> magnitude_sums(device_method_workspace& work, channel_block const& block, index_t cols) const = 0;
+  [[nodiscard]] virtual survivors kept(std::size_t model) const noexcept = 0;
+};
+
+/// The cuts that take `wanted[i]` elements of the delta of model i, largest or smallest first. Waits.
+inline std::vector<magnitude_cut> select_deltas(device_method_workspace& work, channel_block const& block, index_t cols, std::vector<index_t> const& wanted,
+                                                radix_select::order order) {
+  std::vector<magnitude_cut> cuts;
+  for (std::size_t first = 0; first < wanted.size(); first += most_count_streams) {
+    std::size_t const last = std::min(wanted.size(), first + most_count_streams);
+    channel_block part = block;
+    part.experts.assign(block.experts.begin() + static_cast<std::ptrdiff_t>(first), block.experts.begin() + static_cast<std::ptrdiff_t>(last));
+    value_selector select(work, part, cols, operand::deltas, delta_values{}, order);
+    for (magnitude_cut const& c : select([&](std::size_t s, index_t) { return wanted[first + s]; })) { cuts.push_back(c); }
+  }
+  return cuts;
+}
+
+template <class Prune>
+auto any_plan_of(Prune const& prune) {
+  if constexpr (Prune::measures == statistic::tensor_cut || Prune::measures == statistic::row_cut) {
+    return prune.plan(tensor_key{}, magnitude_cut{});
+  } else if constexpr (Prune::measures == statistic::tensor_band) {
+    return prune.plan(tensor_key{}, magnitude_band{});
+  } else if constexpr (Prune::measures == statistic::row_ranks) {
+    return prune.plan(tensor_key{}, magnitude_ranks{});
+  } else {
+    return prune.plan(tensor_key{});
+  }
+}
+
+template <class Prune, class Consensus>
+class device_policy_pruner final : public device_pruner {
+ public:
+  static constexpr bool by_row = Prune::measures == statistic::row_cut || Prune::measures == statistic::row_ranks;
+  using plan_type = decltype(any_plan_of(std::declval<Prune const&>()));
+  static_assert(std::is_trivially_copyable_v<Consensus>, "braid: a consensus for the device is trivially copyable");
+
+  device_policy_pruner(std::vector<Prune> policies, std::vector<survivors> kept, pruning_measures measures, Consensus const& consensus)
+      : policies_(std::move(policies)), kept_(std::move(kept)), measures_(std::move(measures)), consensus_(consensus) {}
+
+  void join(device_method_workspace& work, channel_block const& block, index_t cols, std::byte* out, join_numbers const& numbers) const override {
+    for_each_part(work, block, cols, [&](channel_block const& part, index_t first, plan_type const* row_plans) {
+      map_elements(work, part, cols, out + first * cols * static_cast<index_t>(size_of(block.out)), operand::deltas, numbers.allow_nonfinite,
+                   [&]<int Most>(std::integral_constant<int, Most>) {
+                     join_function<plan_type, Consensus, Most, by_row> f{plans<Most>(row_plans, part.first), {}, {}, numbers.lambda, false, numbers.normalize, consensus_};
+                     for (std::size_t i = 0; i < policies_.size(); ++i) {
+                       f.weight[i] = numbers.weight[i];
+                       f.factor[i] = numbers.factor.empty() ? 1.0f : numbers.factor[i];
+                       f.scales = f.scales || f.factor[i] != 1.0f;
+                     }
+                     return f;
+                   });
+    });
+  }
+
+  [[nodiscard]] std::vector<double> magnitude_sums(device_method_workspace& work, channel_block const& block, index_t cols) const override {
+    std::size_t const sums = 2 * policies_.size();
+    device_row_sums all;
+    all.sums = static_cast<std::uint32_t>(sums);
+    all.rows = work.executor().template make_buffer<float>(static_cast<std::size_t>(block.rows) * sums);
+    for_each_part(work, block, cols, [&](channel_block const& part, index_t first, plan_type const* row_plans) {
+      device_row_sums const some = sum_rows(work, part, cols, operand::deltas, false, [&]<int Most>(std::integral_constant<int, Most>) {
+        return l1_sums<plan_type, Most, by_row>{plans<Most>(row_plans, part.first)};
+      });
+      check_cuda(cudaMemcpyAsync(all.rows.data() + static_cast<std::size_t>(first) * sums, some.rows.data(), some.rows.size() * sizeof(float),
+                                 cudaMemcpyDeviceToDevice, work.executor().stream()),
+                 "copying");
+    });
+    return total_sums(work, all, block.rows);
+  }
+
+  [[nodiscard]] survivors kept(std::size_t model) const noexcept override { return kept_[model]; }
+
+ private:
+  /// @param row_plans  of the channels from `first` on
+  template <int Most>
+  [[nodiscard]] model_plans<plan_type, Most, by_row> plans(plan_type const* row_plans, index_t first) const {
+    model_plans<plan_type, Most, by_row> p{};
+    p.count = static_cast<int>(policies_.size());
+    for (std::size_t i = 0; i < policies_.size(); ++i) {
+      p.kept[i] = kept_[i];
+      if constexpr (!by_row) { p.plans[i] = plan_of(i); }
+    }
+    if constexpr (by_row) { p.plans = row_plans - first * p.count; }
+    return p;
+  }
+
+  [[nodiscard]] plan_type plan_of(std::size_t i) const {
+    tensor_key const& key = measures_.keys[i];
+    if constexpr (Prune::measures == statistic::tensor_cut) {
+      return policies_[i].plan(key, measures_.cuts.empty() ? magnitude_cut{} : measures_.cuts[i]);
+    } else if constexpr (Prune::measures == statistic::tensor_band) {
+      return policies_[i].plan(key, measures_.bands.empty() ? magnitude_band{} : measures_.bands[i]);
+    } else {
+      return policies_[i].plan(key);
+    }
+  }
+
+  /// Calls `f(part, its first row in the block, plans of its rows)` for runs of rows that are measured at once.
+  template <class F>
+  void for_each_part(device_method_workspace& work, channel_block const& block, index_t cols, F const& f) const {
+    if constexpr (!by_row) {
+      f(block, index_t{0}, static_cast<plan_type const*>(nullptr));
+    } else {
+      cuda const& be = work.executor();
+      current_device const current(be.device());
+      auto const n = static_cast<index_t>(policies_.size());
+      constexpr index_t room = index_t{512} << 20;
+      index_t const of_row = n * 64 + (Prune::measures == statistic::row_ranks ? (n * 4 + 16) * cols : 0);
+      index_t const at_once = std::clamp<index_t>(room / of_row, 1, block.rows);
+      for (index_t first = 0; first < block.rows; first += at_once) {
+        channel_block part = block;
+        part.first += first;
+        part.rows = std::min(at_once, block.rows - first);
+        auto const advance = [&](channel_rows& rows) { rows.data = rows.row(first); };
+        advance(part.base);
+        for (auto& e : part.experts) { advance(e); }
+        row_measures measured;
+        device_buffer<plan_type> const there = measure_rows(be, part, cols, measured);
+        f(part, first, static_cast<plan_type const*>(there.data()));
+      }
+    }
+  }
+
+  /// What rows' plans refer to.
+  struct row_measures {
+    std::vector<device_buffer<std::uint32_t>> ranks;
+  };
+
+  /// Plans of the rows of a block, [rows, models].
+  [[nodiscard]] device_buffer<plan_type> measure_rows(cuda const& be, channel_block const& block, index_t cols, row_measures& measured) const {
+    std::size_t const n = policies_.size();
+    auto const rows = static_cast<std::size_t>(block.rows);
+    std::vector<plan_type> plans(rows * n, any_plan_of(policies_[0]));
+    for (std::size_t i = 0; i < n; ++i) {
+      if (kept_[i] != survivors::some) { continue; }
+      tensor_channels pair;
+      pair.channels = block.rows;
+      pair.cols = cols;
+      pair.base = block.base;
+      pair.experts = {block.experts[i]};
+      device_buffer<any_rows> const models = upload_rows(be, pair);
+      if constexpr (Prune::measures == statistic::row_cut) {
+        index_t const keep = policies_[i].keep_count(cols);
+        std::vector<magnitude_cut> cuts(rows, keep <= 0 ? magnitude_cut{0xFFFFFFFFu, -1} : magnitude_cut{0u, cols});
+        if (keep > 0 && keep < cols) {
+          device_buffer<magnitude_cut> const there = be.make_buffer<magnitude_cut>(rows);
+          find_row_cuts<<<static_cast<unsigned>(rows), 256, 0, be.stream()>>>(static_cast<any_rows const*>(models.data()), 1, cols, index_t{0}, keep, there.data());
+          check_cuda(cudaGetLastError(), "starting a selection");
+          cuts = download(be, there);
+        }
+        for (std::size_t r = 0; r < rows; ++r) { plans[r * n + i] = policies_[i].plan(measures_.keys[i], cuts[r]); }
+      } else {
+        auto& ranks = measured.ranks.emplace_back(be.make_buffer<std::uint32_t>(rows * static_cast<std::size_t>(cols)));
+        device_buffer<std::uint32_t> const room = be.make_buffer<std::uint32_t>(4 * rows * static_cast<std::size_t>(cols));
+        find_row_ranks<<<static_cast<unsigned>(rows), 256, 0, be.stream()>>>(static_cast<any_rows const*>(models.data()), 1, cols, index_t{0}, room.data(), ranks.data());
+        check_cuda(cudaGetLastError(), "starting a sort");
+        for (std::size_t r = 0; r < rows; ++r) {
+          plans[r * n + i] = policies_[i].plan(measures_.keys[i], magnitude_ranks{ranks.data() + r * static_cast<std::size_t>(cols), cols});
+        }
+      }
+    }
+    return upload(be, plans);
+  }
+
+  std::vector<Prune> policies_;
+  std::vector<survivors> kept_;
+  pruning_measures measures_;
+  Consensus consensus_;
+};
+
+/// As on the CPU; found by the argument's namespace.
+inline std::vector<float> l1_factors(cuda const& be, tensor_channels const& tensor, device_pruner const& pruner) {
+  device_method_workspace work(be);
+  device_block const block(be, tensor);
+  std::vector<float> factor(tensor.experts.size(), 1.0f);
+  bool any = false;
+  for (std::size_t i = 0; i < factor.size(); ++i) { any = any || pruner.kept(i) == survivors::some; }
+  if (!any) { return factor; }
+  auto const sums = pruner.magnitude_sums(work, block.get(), tensor.cols);
+  for (std::size_t i = 0; i < factor.size(); ++i) { factor[i] = l1_factor(sums[2 * i], sums[2 * i + 1]); }
+  return factor;
+}
+
+}  // namespace detail
+
+namespace ops {
+
+template <>
+struct delta_pruning<cuda> {
+  using pruner = detail::device_pruner;
+
+  template <class Prune, class Consensus>
+  static std::unique_ptr<pruner const> make(cuda const& be, tensor_channels const& tensor, std::vector<Prune> policies, std::vector<tensor_key> keys,
+                                            std::vector<magnitude_cut> const& cuts, Consensus const& consensus) {
+    auto const select = [&](std::vector<index_t> const& wanted, detail::radix_select::order order) {
+      detail::device_method_workspace work(be);
+      detail::device_block const block(be, tensor);
+      return detail::select_deltas(work, block.get(), tensor.cols, wanted, order);
+    };
+    std::vector<detail::survivors> kept = detail::survivors_of(policies, cuts);
+    detail::pruning_measures measures = detail::measure_pruning(tensor, policies, kept, std::move(keys), cuts, select);
+    return std::make_unique<detail::device_policy_pruner<Prune, Consensus>>(std::move(policies), std::move(kept), std::move(measures), consensus);
+  }
+};
+
+}  // namespace ops
+
+namespace detail {
+
+template <>
+inline void delta_method<cuda>::apply_block(method_plan const& any_plan, channel_block const& block, std::byte* out, device_method_workspace& work) const {
+  auto const& plan = static_cast<plan_type const&>(any_plan);
+  plan.pruner->join(work, block, plan.cols, out, {plan.weight, plan.factor, plan.lambda, plan.normalize, plan.allow_nonfinite});
+}
+
+}  // namespace detail
+BRAID_NAMESPACE_END

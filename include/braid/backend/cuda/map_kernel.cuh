@@ -1,0 +1,153 @@
+#pragma once
+
+/// A function of the inputs at each position: the apply pass of every single-model method.
+
+#include <braid/backend/cuda/element_inputs.cuh>
+
+BRAID_NAMESPACE_BEGIN
+namespace detail {
+
+/// A plan whose random numbers are Philox words, which may be handed to it: (value, word, row, column).
+template <class Plan>
+concept plan_takes_words = requires(Plan const plan, float x, std::uint32_t word, index_t row, index_t col) {
+  { plan.with_word(x, word, row, col) } noexcept -> std::same_as<float>;
+  plan.seed;
+  plan.stream;
+};
+
+/// The layout that a plan's random numbers ask for.
+template <class Plan>
+inline constexpr tile_layout layout_for = plan_takes_words<Plan> ? tile_layout::spread : tile_layout::together;
+
+/// Where a tile lies, as plans count.
+struct tile_place {
+  index_t row;
+  index_t col;            // of its first element
+  index_t end;            // of the row
+  std::uint64_t element;  // number of its first element in the tensor
+  bool whole;             // no element lies beyond the end
+  bool grouped;           // its group of 64 columns is one of Philox blocks
+};
+
+template <int Most>
+__device__ tile_place place_of(element_inputs<Most> const& in, index_t row, index_t col, bool whole) noexcept {
+  index_t const plan_row = row + in.first_row;
+  index_t const plan_col = col + in.first_col;
+  return {plan_row, plan_col, in.cols + in.first_col, static_cast<std::uint64_t>(plan_row * in.channel_cols + plan_col), whole, in.grouped};
+}
+
+/// Prunes a tile in place.
+template <tile_layout L, class Plan>
+__device__ void prune_tile(Plan const& plan, tile_place const& at, float (&x)[tile_elements]) {
+  if constexpr (plan_takes_words<Plan> && L == tile_layout::spread) {
+    if (at.whole && at.grouped) {
+      // Each of two Philox blocks serves four elements, 16 columns apart.
+      std::uint64_t const block = (at.element >> 6 << 4) + (at.element & 15u);
+#pragma unroll
+      for (int n = 0; n < 2; ++n) {
+        philox_block const random = philox4x32(plan.seed, block + static_cast<std::uint64_t>(n), plan.stream);
+#pragma unroll
+        for (int k = 0; k < 4; ++k) { x[2 * k + n] = plan.with_word(x[2 * k + n], random.word[k], at.row, at.col + k * sum_order::lanes + n); }
+      }
+      return;
+    }
+#pragma unroll 1
+    for (int j = 0; j < tile_elements; ++j) {
+      float one = 0.0f;
+#pragma unroll
+      for (int k = 0; k < tile_elements; ++k) { one = k == j ? x[k] : one; }
+      if (at.col + tile_column<L>(j) < at.end) { one = plan(one, at.row, at.col + tile_column<L>(j)); }
+#pragma unroll
+      for (int k = 0; k < tile_elements; ++k) { x[k] = k == j ? one : x[k]; }
+    }
+  } else {
+#pragma unroll
+    for (int j = 0; j < tile_elements; ++j) {
+      if (at.whole || at.col + tile_column<L>(j) < at.end) { x[j] = plan(x[j], at.row, at.col + tile_column<L>(j)); }
+    }
+  }
+}
+
+/// What a map is told, by value. `F` offers
+///   layout    of its tiles
+///   by_row    whether it asks for rows and columns of channels
+///   prunes    whether there are prune(model, place, x) for a tile and prune_one(model, x, row, column)
+///   f(base, x, n, row, column) -> the result, before it is rounded; x[0 .. n) are the models' values
+template <class F, int Most>
+struct map_arguments {
+  element_inputs<Most> in;
+  index_t tiles;         // of all rows
+  std::uint32_t of_row;  // tiles of a row
+  dtype type;
+  std::byte* out;        // [rows, cols], packed
+  F f;
+};
+
+template <int N, class F, int Most>
+BRAID_KERNEL void __launch_bounds__(256) map_kernel(__grid_constant__ map_arguments<F, Most> const a) {
+  constexpr tile_layout layout = F::layout;
+  index_t t = static_cast<index_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (t >= a.tiles) { return; }
+  index_t row = 0;
+  if (a.in.rows > 1) {
+    row = static_cast<std::uint32_t>(t) / a.of_row;
+    t -= row * a.of_row;
+  }
+  index_t const col = tile_begin<layout>(t);
+  if (col >= a.in.cols) { return; }
+  bool const whole = a.in.whole && col + tile_column<layout>(tile_elements - 1) < a.in.cols;
+  element_tile<N> tile;
+  load_elements<N, layout>(a.in, row, col, whole, tile);
+  if (a.in.check) { check_elements(a.in, row, col, tile); }
+  tile_place const at = place_of(a.in, row, col, whole);
+  if constexpr (F::prunes) {
+#pragma unroll
+    for (int i = 0; i < N; ++i) { a.f.template prune<layout>(i, at, tile.x[i]); }
+  }
+  float result[tile_elements];
+#pragma unroll
+  for (int j = 0; j < tile_elements; ++j) {
+    float one[N];
+#pragma unroll
+    for (int i = 0; i < N; ++i) { one[i] = tile.x[i][j]; }
+    result[j] = a.f(tile.base[j], static_cast<float const*>(one), N, at.row, at.col + tile_column<layout>(j));
+  }
+  raw_tile out;
+  narrow_tile(result, a.type, out);
+  std::byte* const to = a.out + (row * a.in.cols + col) * bytes_of(a.type);
+  if (whole) {
+    store_raw<layout>(out, a.type, to);
+  } else {
+    store_raw_singly<layout>(out, a.type, to, col, a.in.cols);
+  }
+}
+
+/// The same for any number of models: an element a thread, in shared memory a float a thread and model.
+template <class F, int Most>
+BRAID_KERNEL void map_many_kernel(__grid_constant__ map_arguments<F, Most> const a) {
+  BRAID_BLOCK_MEMORY(memory);
+  auto const n = static_cast<unsigned>(a.in.count);
+  float* const x = reinterpret_cast<float*>(memory) + n * threadIdx.x;
+  index_t const row = a.in.rows > 1 ? static_cast<index_t>(blockIdx.x / a.of_row) : 0;
+  index_t const col = (static_cast<index_t>(blockIdx.x) - row * a.of_row) * blockDim.x + threadIdx.x;
+  if (col >= a.in.cols) { return; }
+  auto const at = [row, col](device_input const& input) { return input.data + row * input.stride + col * bytes_of(input.type); };
+  index_t const plan_row = row + a.in.first_row;
+  index_t const plan_col = col + a.in.first_col;
+  float const base = a.in.has_base ? widen_element(at(a.in.base), a.in.base.type) : 0.0f;
+  float zero = base * 0.0f;
+  for (int i = 0; i < a.in.count; ++i) {
+    float value = widen_element(at(a.in.models[i]), a.in.models[i].type);
+    if (a.in.deltas) { value = value - base; }
+    zero = ptx::fused(value, 0.0f, zero);
+    if constexpr (F::prunes) { value = a.f.prune_one(i, value, plan_row, plan_col); }
+    x[i] = value;
+  }
+  if (a.in.check && zero != zero) {
+    atomicMin(a.in.first_bad, static_cast<unsigned long long>(a.in.first + row + (a.in.channel_cols < a.in.cols ? col / a.in.channel_cols : 0)));
+  }
+  narrow_element(a.f(base, static_cast<float const*>(x), a.in.count, plan_row, plan_col), a.out + (row * a.in.cols + col) * bytes_of(a.type), a.type);
+}
+
+}  // namespace detail
+BRAID_NAMESPACE_END

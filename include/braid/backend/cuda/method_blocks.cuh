@@ -1,0 +1,308 @@
+#pragma once
+
+/// How single-model methods meet tensors on a device: whole tensors or blocks of channels in device memory, a stream's
+/// order instead of threads.
+
+#include <braid/backend/cpu/method_blocks.hpp>
+#include <braid/backend/cpu/tensor_gram.hpp>
+#include <braid/backend/cuda.cuh>
+#include <braid/backend/cuda/any_rows.cuh>
+#include <braid/backend/cuda/map_kernel.cuh>
+#include <braid/backend/cuda/nonfinite.cuh>
+
+#include <optional>
+
+BRAID_NAMESPACE_BEGIN
+namespace detail {
+
+/// What a single-model method needs on a device beside its plan. For one thread at a time.
+class device_method_workspace {
+ public:
+  explicit device_method_workspace(cuda const& be) : be_(be) {}
+
+  [[nodiscard]] cuda const& executor() const noexcept { return be_; }
+
+  /// Waits for what was enqueued with this workspace. @throws nonfinite_found for what an apply has met
+  void finish() {
+    if (watched_.empty()) {
+      be_.synchronize();
+      return;
+    }
+    auto const watched = std::exchange(watched_, {});
+    unsigned long long found = none;
+    be_.to_host(&found, static_cast<unsigned long long const*>(first_bad_.data()), 1);
+    be_.synchronize();
+    if (found == none) { return; }
+    first_bad_ = {};
+    for (auto const& w : watched) { locate(w, static_cast<index_t>(found)); }
+  }
+
+  /// Where a kernel notes channels with NaN or infinity. The block's memory stays until `finish`.
+  [[nodiscard]] unsigned long long* watch(channel_block const& block, index_t cols, operand what) {
+    if (first_bad_.data() == nullptr) {
+      first_bad_ = be_.make_buffer<unsigned long long>(1);
+      current_device const current(be_.device());
+      check_cuda(cudaMemsetAsync(first_bad_.data(), 0xFF, sizeof none, be_.stream()), "clearing");
+    }
+    watched_.push_back({block, cols, what});
+    return first_bad_.data();
+  }
+
+ private:
+  static constexpr unsigned long long none = ~0ull;
+  struct watched_block {
+    channel_block block;
+    index_t cols;
+    operand what;
+  };
+
+  /// Looks for it from `channel` on, with the CPU's own eyes.
+  void locate(watched_block const& w, index_t channel) const {
+    index_t const last = w.block.first + w.block.rows;
+    tensor_channels source;
+    source.channels = w.block.rows;
+    source.cols = w.cols;
+    source.base = w.block.base;
+    source.experts = w.block.experts;
+    source.out = w.block.out;
+    for (index_t c = std::max(channel, w.block.first); c < last; ++c) {
+      downloaded_channel d = download_channel(be_, source, c - w.block.first);
+      d.block.first = c;
+      method_workspace work;
+      for_each_segment(w.cols, [&](index_t col, int n) { load_checked_segment(d.block, 0, col, n, w.what, false, work); });
+    }
+  }
+
+  cuda be_;
+  device_buffer<unsigned long long> first_bad_;
+  std::vector<watched_block> watched_;
+};
+
+/// [..., cols, width] becomes contiguous rows of `cols`.
+template <class T>
+struct gather_channels {
+  T const* from;
+  T* to;
+  index_t cols;
+  index_t width;
+  BRAID_HD void operator()(index_t i) const noexcept {
+    index_t const channel = i / cols;
+    index_t const c = i % cols;
+    to[i] = from[(channel / width * cols + c) * width + channel % width];
+  }
+};
+
+/// A tensor in device memory as one block of channels that are rows. Channels that are columns, and rows that are computed,
+/// are brought to device memory of the block's own.
+class device_block {
+ public:
+  device_block(cuda const& be, tensor_channels const& tensor) : block_{0, tensor.channels, tensor.base, tensor.experts, tensor.out} {
+    place(be, tensor, block_.base);
+    for (auto& e : block_.experts) { place(be, tensor, e); }
+  }
+
+  [[nodiscard]] channel_block const& get() const noexcept { return block_; }
+
+ private:
+  void place(cuda const& be, tensor_channels const& tensor, channel_rows& rows) {
+    if (rows.data == nullptr || (tensor.transposed == 0 && rows.computed == nullptr)) { return; }
+    std::size_t const element = size_of(rows.type);
+    index_t const elements = tensor.channels * tensor.cols;
+    auto& there = memory_.emplace_back(be.make_buffer<std::byte>(static_cast<std::size_t>(elements) * element));
+    if (rows.computed != nullptr) {
+      std::vector<std::byte> here(there.size());
+      rows.computed->rows(0, tensor.channels, here.data());
+      be.to_device(there.data(), here.data(), here.size());  // pageable memory: has been read when this returns
+      rows.computed = nullptr;
+    } else {
+      auto const gather = [&]<class T>(T*) {
+        be.for_each(elements, gather_channels<T>{reinterpret_cast<T const*>(rows.data), reinterpret_cast<T*>(there.data()), tensor.cols, tensor.transposed});
+      };
+      if (element == 4) {
+        gather(static_cast<std::uint32_t*>(nullptr));
+      } else if (element == 2) {
+        gather(static_cast<std::uint16_t*>(nullptr));
+      } else {
+        gather(static_cast<std::uint8_t*>(nullptr));
+      }
+    }
+    rows.data = there.data();
+    rows.stride = tensor.cols * static_cast<index_t>(element);
+  }
+
+  channel_block block_;
+  std::vector<device_buffer<std::byte>> memory_;
+};
+
+/// How inputs are taken: all channels as one row where that makes no difference.
+struct input_options {
+  operand what = operand::values;
+  bool check = false;
+  bool by_row = false;
+  tile_layout layout = tile_layout::together;
+};
+
+/// The kernel arguments of a block's inputs. `out` is null where nothing is written.
+template <int Most>
+element_inputs<Most> inputs_of(channel_block const& block, index_t cols, input_options const& o, std::byte const* out = nullptr) {
+  element_inputs<Most> in{};
+  in.count = static_cast<int>(block.experts.size());
+  in.base = device_input(block.base);
+  in.has_base = block.base.data != nullptr;
+  in.deltas = o.what == operand::deltas;
+  in.check = o.check;
+  bool one_row = !o.by_row && block.rows > 1;
+  bool whole = true;
+  auto const look = [&](channel_rows const& rows) {
+    if (rows.data == nullptr) { return; }
+    index_t const packed = cols * static_cast<index_t>(size_of(rows.type));
+    std::size_t const a = o.layout == tile_layout::spread ? tile_alignment<tile_layout::spread>(rows.type) : tile_alignment<tile_layout::together>(rows.type);
+    one_row = one_row && rows.stride == packed;
+    whole = whole && reinterpret_cast<std::uintptr_t>(rows.data) % a == 0;
+  };
+  look(block.base);
+  for (std::size_t i = 0; i < block.experts.size(); ++i) {
+    in.models[i] = device_input(block.experts[i]);
+    look(block.experts[i]);
+  }
+  channel_rows written{out, block.out, cols * static_cast<index_t>(size_of(block.out)), nullptr};
+  look(written);
+  if (!one_row && block.rows > 1) {
+    auto const steps = [&](channel_rows const& rows) {
+      if (rows.data == nullptr) { return; }
+      std::size_t const a = o.layout == tile_layout::spread ? tile_alignment<tile_layout::spread>(rows.type) : tile_alignment<tile_layout::together>(rows.type);
+      whole = whole && rows.stride % static_cast<index_t>(a) == 0;
+    };
+    steps(block.base);
+    for (auto const& e : block.experts) { steps(e); }
+    steps(written);
+  }
+  in.whole = whole;
+  in.rows = one_row ? 1 : block.rows;
+  in.cols = one_row ? block.rows * cols : cols;
+  in.first = block.first;
+  in.channel_cols = cols;
+  in.first_row = one_row ? 0 : block.first;
+  in.first_col = one_row ? block.first * cols : 0;
+  in.grouped = (block.first * cols) % 64 == 0 && (in.rows == 1 || cols % 64 == 0);
+  return in;
+}
+
+/// Calls `f(std::integral_constant<int, N>)` with the number of models, 1 to `most_few_models`.
+template <class F>
+void with_few_models(int n, F const& f) {
+  switch (n) {
+    case 1: f(std::integral_constant<int, 1>{}); break;
+    case 2: f(std::integral_constant<int, 2>{}); break;
+    case 3: f(std::integral_constant<int, 3>{}); break;
+    default: f(std::integral_constant<int, 4>{}); break;
+  }
+}
+
+/// Enqueues a map of a block's channels. `make(std::integral_constant<int, Most>)` makes the function for up to so many models.
+/// @param out    [rows, cols] of `block.out`, packed
+/// @param given  the block as its owner knows it, for errors, where `block` is another
+template <class Make>
+void map_elements(device_method_workspace& work, channel_block const& block, index_t cols, std::byte* out, operand what, bool allow_nonfinite,
+                  Make const& make, channel_block const* given = nullptr) {
+  cuda const& be = work.executor();
+  current_device const current(be.device());
+  auto const n = static_cast<int>(block.experts.size());
+  bool const few = n >= 1 && n <= most_few_models;
+  auto const start = [&]<int Most>(std::integral_constant<int, Most> most) {
+    auto f = make(most);
+    using function = decltype(f);
+    input_options const o{what, !allow_nonfinite, function::by_row, function::layout};
+    map_arguments<function, Most> a{inputs_of<Most>(block, cols, o, out), 0, 0, block.out, out, f};
+    if (a.in.check) { a.in.first_bad = work.watch(given == nullptr ? block : *given, cols, what); }
+    constexpr unsigned threads = Most == most_few_models ? 256 : 128;
+    // Tiles of many rows are counted with 32 bits.
+    index_t const of_row = Most == most_few_models ? tiles_of<function::layout>(a.in.cols) : (a.in.cols + threads - 1) / threads;
+    index_t const rows = a.in.rows;
+    index_t const at_once = rows == 1 ? 1 : std::max<index_t>(1, (index_t{1} << 31) / of_row - 1);
+    if (rows > 1) { a.of_row = static_cast<std::uint32_t>(of_row); }
+    for (index_t first = 0; first < rows; first += at_once) {
+      index_t const count = std::min(at_once, rows - first);
+      auto part = a;
+      auto const advance = [&](device_input& input) { input.data += first * input.stride; };
+      if (first > 0) {
+        if (part.in.has_base) { advance(part.in.base); }
+        for (int i = 0; i < n; ++i) { advance(part.in.models[i]); }
+        part.in.first += first;
+        part.in.first_row += first;
+        part.out += first * a.in.cols * static_cast<index_t>(size_of(a.type));
+      }
+      part.in.rows = count;
+      part.tiles = count * of_row;
+      if constexpr (Most == most_few_models) {
+        auto const blocks = static_cast<unsigned>((part.tiles + threads - 1) / threads);
+        with_few_models(n, [&]<int N>(std::integral_constant<int, N>) { map_kernel<N><<<blocks, threads, 0, be.stream()>>>(part); });
+      } else {
+        std::size_t const shared = threads * static_cast<std::size_t>(n) * sizeof(float);
+        auto const kernel = map_many_kernel<function, Most>;
+        check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)), "asking for shared memory");
+        kernel<<<static_cast<unsigned>(part.tiles), threads, shared, be.stream()>>>(part);
+      }
+      check_cuda(cudaGetLastError(), "starting a merge");
+    }
+  };
+  if (few) {
+    start(std::integral_constant<int, most_few_models>{});
+  } else {
+    start(std::integral_constant<int, max_experts>{});
+  }
+}
+
+/// Lowest element that is NaN or infinite.
+struct find_nonfinite_element {
+  std::byte const* data;
+  dtype type;
+  unsigned long long* first;
+  __device__ void operator()(index_t i) const noexcept {
+    if ((__float_as_uint(widen_element(data + i * bytes_of(type), type)) & 0x7F800000u) == 0x7F800000u) {
+      atomicMin(first, static_cast<unsigned long long>(i));
+    }
+  }
+};
+
+}  // namespace detail
+
+namespace ops {
+
+/// `apply` enqueues on the workspace's stream; what is wrong with inputs shows in `finish` of the workspace, which the
+/// functions below call.
+template <>
+struct tensor_blocks<cuda> {
+  using workspace = detail::device_method_workspace;
+
+  /// Calls `f(0, block, workspace)` with all channels, and waits.
+  template <class F>
+  static void for_each(cuda const& be, tensor_channels const& tensor, index_t, F const& f) {
+    workspace work(be);
+    detail::device_block const block(be, tensor);
+    f(index_t{0}, block.get(), work);
+    work.finish();
+  }
+
+  /// Throws `nonfinite_found` where `rows` packed rows hold NaN or infinity. Waits.
+  static void check_rows(std::byte const* data, dtype type, index_t first, index_t rows, index_t cols, workspace& work) {
+    cuda const& be = work.executor();
+    auto const there = be.make_buffer<unsigned long long>(1);
+    unsigned long long found = ~0ull;
+    be.to_device(there.data(), &found, 1);
+    be.for_each(rows * cols, detail::find_nonfinite_element{data, type, there.data()});
+    be.to_host(&found, static_cast<unsigned long long const*>(there.data()), 1);
+    be.synchronize();
+    if (found == ~0ull) { return; }
+    auto const at = static_cast<index_t>(found);
+    std::byte one[4];
+    be.to_host(one, data + static_cast<std::size_t>(at) * size_of(type), size_of(type));
+    be.synchronize();
+    float value = 0.0f;
+    detail::widen(type, one, &value, 1);
+    throw detail::nonfinite_found{{-1, first + at / cols, at % cols, value}};
+  }
+};
+
+}  // namespace ops
+BRAID_NAMESPACE_END
