@@ -53,6 +53,7 @@ struct merge_arguments {
   std::vector<std::string> channel_axes;  ///< GLOB=AXIS
   std::optional<std::string> dtype;
   bool allow_nonfinite = false;
+  bool dry_run = false;
 
   std::string max_shard_size = "5GB";
   bool overwrite = false;

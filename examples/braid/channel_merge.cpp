@@ -1,4 +1,5 @@
 #include "arguments.hpp"
+#include "channel_plan.hpp"
 #include "command_line.hpp"
 #include "devices.hpp"
 #include "inputs.hpp"
@@ -97,6 +98,11 @@ int channel_merge(merge_arguments const& args) {
   if (on_devices && !merges_on_devices(chosen.method)) { notes.emplace_back("residuals and budgets are the host's work: GPUs have none here"); }
   for (auto& note : idle_patterns(job.options.tensors, all_names(job))) { notes.push_back(std::move(note)); }
 
+  if (args.dry_run) {
+    for (auto const& note : notes) { std::cout << "note: " << printable(note) << '\n'; }
+    print_channel_plan(job, chosen);
+    return success;
+  }
   interruption const guard;
   progress_line line(std::move(notes));
   job.options.on_progress = [&](braid::progress const& p) {

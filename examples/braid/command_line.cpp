@@ -2,6 +2,7 @@
 
 #include "arguments.hpp"
 #include "route_options.hpp"
+#include "text.hpp"
 
 #include <braid/core/error.hpp>
 #include <braid/version.hpp>
@@ -44,6 +45,32 @@ void add_running_options(CLI::App& app, bool& no_hash, backend_arguments& backen
   app.add_option("--device-memory", backend.memory, "what blocks may take on each GPU, as with --max-shard-size\n(default 1GiB)")
       ->option_text("SIZE")
       ->group(running);
+}
+
+/// What is an error unless a user allows it, by name; several with commas between them.
+void add_allow_option(CLI::App& app, std::vector<std::pair<std::string, bool*>> const& known, std::string const& description,
+                      std::string const& group) {
+  app.add_option_function<std::vector<std::string>>(
+         "--allow",
+         [known](std::vector<std::string> const& words) {
+           for (std::string const& word : words) {
+             std::vector<std::string> names;
+             bool found = false;
+             for (auto const& [name, allowed] : known) {
+               names.push_back(name);
+               *allowed = *allowed || word == name;
+               found = found || word == name;
+             }
+             if (!found) {
+               throw braid::argument_error("--allow '" + printable(word) + "' is unknown; choose " + join_choices(names));
+             }
+           }
+         },
+         description)
+      ->allow_extra_args(false)
+      ->delimiter(',')
+      ->option_text("WORD[,WORD]")
+      ->group(group);
 }
 
 void add_method_options(CLI::App& app, merge_arguments& args) {
@@ -155,8 +182,7 @@ void add_tensor_options(CLI::App& app, merge_arguments& args) {
                  "f8_e5m2 (default: each tensor's own)")
       ->option_text("TYPE")
       ->group(tensors);
-  app.add_flag("--allow-nonfinite", args.allow_nonfinite, "merge NaN and infinity instead of refusing them")
-      ->group(tensors);
+  add_allow_option(app, {{"nonfinite", &args.allow_nonfinite}}, "nonfinite: merge NaN and infinity instead of refusing them", tensors);
 }
 
 void add_merge(CLI::App& program, merge_arguments& args) {
@@ -171,6 +197,7 @@ void add_merge(CLI::App& program, merge_arguments& args) {
   add_directory(app, "--out", args.out, "the grouped checkpoint to write");
   add_method_options(app, args);
   add_tensor_options(app, args);
+  app.add_flag("--dry-run", args.dry_run, "print what happens to each tensor, and write nothing")->group("Output");
   add_output_options(app, args.max_shard_size, args.overwrite);
   add_running_options(app, args.no_hash, args.backend);
   app.footer(
@@ -192,10 +219,11 @@ void add_run(CLI::App& program, run_arguments& args) {
       ->option_text("DIR")
       ->group("Models");
   app.add_flag("--dry-run", args.dry_run, "print what happens to each tensor, and write nothing")->group("Models");
-  app.add_flag("--allow-nonfinite", args.allow_nonfinite, "merge NaN and infinity instead of refusing them")->group("Models");
-  app.add_flag("--allow-truncated-vocabulary", args.allow_truncated_vocabulary,
-               "cut embeddings and heads of different lengths to the shortest")
-      ->group("Models");
+  add_allow_option(app, {{"nonfinite", &args.allow_nonfinite}, {"truncated-vocabulary", &args.allow_truncated_vocabulary}},
+                   "nonfinite: merge NaN and infinity instead of refusing them;\n"
+                   "truncated-vocabulary: cut embeddings and heads of different lengths\n"
+                   "to the shortest",
+                   "Models");
   add_output_options(app, args.max_shard_size, args.overwrite);
   add_running_options(app, args.no_hash, args.backend);
   app.footer("Example:\n  braid run merge.yml merged --model-root models");

@@ -141,6 +141,7 @@ merge_arguments channel_merge_arguments(recipe::merge_recipe const& r, recipe::m
   m.no_hash = args.no_hash;
   m.backend = args.backend;
   m.allow_nonfinite = args.allow_nonfinite;
+  m.dry_run = args.dry_run;
   return m;
 }
 
@@ -154,7 +155,10 @@ int run_recipe(run_arguments const& args) {
   for (auto const& root : args.model_roots) { where.roots.emplace_back(root); }
   where.hub = recipe::default_hub();
   if (r.merge_method == "channel_merge") {
-    if (args.dry_run) { throw braid::argument_error("--dry-run: a recipe of channel_merge has no plan to show"); }
+    if (args.allow_truncated_vocabulary) {
+      throw braid::argument_error("--allow truncated-vocabulary: channel_merge keeps each expert's vocabulary; leave it out");
+    }
+    for (auto const& note : notes) { std::cerr << "braid: note: " << printable(note) << '\n'; }
     return channel_merge(channel_merge_arguments(r, where, args));
   }
   recipe::run_options options;

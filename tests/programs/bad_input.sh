@@ -58,7 +58,8 @@ tiny "$tmp/bad" I16 '[2,2]' "$one$one$one$one" 8
 refused "I16" "${small[@]}" "$tmp/bad" --out "$out"
 tiny "$tmp/bad" BF16 '[2,2]' "$one$one$nan$one" 8
 refused "expert 'bad' has NaN at [1, 0]" "${small[@]}" "$tmp/bad" --out "$out"
-works "NaN where it is allowed" "${small[@]}" "$tmp/bad" --allow-nonfinite --out "$tmp/nonfinite"
+refused "--allow 'nan' is unknown; choose nonfinite" "${small[@]}" "$tmp/bad" --allow nan --out "$out"
+works "NaN where it is allowed" "${small[@]}" "$tmp/bad" --allow nonfinite --out "$tmp/nonfinite"
 mkdir "$tmp/other"
 tensors "$tmp/other/model.safetensors" '{"x":{"dtype":"BF16","shape":[2,2],"data_offsets":[0,8]}}' "$one$one$one$one"
 refused "--keep" "${small[@]}" "$tmp/other" --out "$out"

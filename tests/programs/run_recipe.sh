@@ -61,6 +61,33 @@ works "a recipe of channel_merge" "${run[@]}" "$tmp/channels.yml" "$tmp/channels
 works "the command" "${merge[@]}" "${experts[@]}" --groups 2 --prune magnitude --consensus ties --similarity balanced --out "$tmp/command"
 same "they are the same" "$tmp/channels/model.safetensors" "$tmp/command/model.safetensors"
 
+works "its plan" "${run[@]}" "$tmp/channels.yml" "$out" "${roots[@]}" --dry-run
+says "the plan has merged tensors" "$tmp/stdout" "model.layers.1.mlp.up_proj.weight  BF16 [352, 128]  merge of add cipher facts sort, base base; at most 2 rows a channel"
+says "and kept ones" "$tmp/stdout" "model.norm.weight  BF16 [128]  keep of add cipher facts sort; at most 4 rows a channel"
+says "and counts them" "$tmp/stdout" "39 tensors of 4 experts"
+says "reads" "$tmp/stdout" "  read     7.47 MB"
+says "and writes" "$tmp/stdout" "  written  at most "
+says "and needs" "$tmp/stdout" "  memory   about "
+[ ! -e "$out" ]
+verdict $? "a plan of channel_merge writes nothing"
+cp "$tmp/stdout" "$tmp/plan"
+works "the plan of the command" "${merge[@]}" "${experts[@]}" --groups 2 --prune magnitude --consensus ties --similarity balanced --out "$out" --dry-run
+same "is the same" "$tmp/plan" "$tmp/stdout"
+for options in "--groups 2" "--groups 4" "--groups 1 --residual ternary" "--groups 2 --residual sign2 --rank-one" "--budget 0.4"; do
+  read -ra words <<<"$options"
+  works "a plan of $options" "${merge[@]}" "${experts[@]}" "${words[@]}" --out "$out" --dry-run
+  most=$(sed -n 's/.*(\([0-9.]*\))$/\1/p' "$tmp/stdout")
+  works "$options" "${merge[@]}" "${experts[@]}" "${words[@]}" --out "$tmp/planned" --overwrite
+  stored=$(sed -n 's/^  stored .*(\([0-9.]*\))$/\1/p' "$tmp/stdout")
+  awk -v stored="$stored" -v most="$most" 'BEGIN { exit !(stored > 0 && stored <= most + 0.0005) }'
+  verdict $? "$options: $stored is stored, $most was planned at most"
+done
+
+# ---- what is allowed by name ----
+works "two words are allowed" "${run[@]}" "$tmp/ties.yml" "$out" "${roots[@]}" --dry-run --allow nonfinite,truncated-vocabulary
+works "one after the other" "${run[@]}" "$tmp/ties.yml" "$out" "${roots[@]}" --dry-run --allow nonfinite --allow truncated-vocabulary
+refused "--allow 'nothing' is unknown; choose nonfinite or truncated-vocabulary" "${run[@]}" "$tmp/ties.yml" "$out" "${roots[@]}" --allow nothing
+
 # ---- adapters ----
 golden=$2/tests/golden/data
 cat >"$tmp/adapters.yml" <<'END'

@@ -13,11 +13,12 @@ using braid::prune::magprune;
 namespace {
 
 std::vector<float> random_row(random_source& random, index_t cols) {
-  int const kind = random.below(3);
+  int const kind = random.below(4);
   std::vector<float> row;
   for (index_t c = 0; c < cols; ++c) {
     row.push_back(kind == 0   ? static_cast<float>(random.bell() * std::exp2(random.between(-30, 30)))
                   : kind == 1 ? static_cast<float>(random.below(5) - 2)
+                  : kind == 2 ? static_cast<float>(random.below(1 << 14) - (1 << 13))
                               : 0.0f);
   }
   return row;
@@ -151,7 +152,13 @@ TEST_CASE("magprune prunes runs of columns as it prunes single ones, wherever th
     index_t const cols = random.between(1, 700);
     auto const row = random_row(random, cols);
     auto const rank = ranks_of(row);
-    magprune policy{0.5, 0.4 * random.unit(), random.bits(), random.chance(0.5)};
+    double const epsilon = 0.4 * random.unit();
+    magprune policy{0.5, epsilon, random.bits(), random.chance(0.5)};
+    if (round % 3 == 1) { policy.density = 1.0 - epsilon; }  // up to probability 1
+    if (round % 3 == 2) {                                    // thresholds of few bits
+      policy.density = 0.004;
+      policy.epsilon = 0.0039 * random.unit();
+    }
     index_t const channel = random.below(1000);
     auto const plan = policy.plan({random.bits(), channel + 1, cols}, {rank.data(), cols});
     index_t const col = random.below(static_cast<int>(cols));

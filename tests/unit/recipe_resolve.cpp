@@ -202,3 +202,15 @@ TEST_CASE("every parameter of every tensor is what mergekit resolves", "[recipe]
   }
   CHECK(tensors > 150);
 }
+
+TEST_CASE("in the papers' style parameters have the papers' defaults", "[recipe][resolve]") {
+  std::string const text = "merge_method: dare_ties\nbase_model: base\nmodels: [{model: a}, {model: b}]\n";
+  for (bool const paper : {false, true}) {
+    merge_recipe const r = parse(text + (paper ? "style: paper\n" : "parameters: {weight: 1}\n"), "r.yml");
+    auto const slices = slices_of(r, r.modules[0], [](model_reference const&) { return 1; });
+    std::vector<std::string> const names(slices[0].sources.size(), "w");
+    auto const found = resolve(r, r.modules[0], slices[0], names, "w", 0.0);
+    CHECK(std::get<bool>(found.of_tensor.at("normalize")) == paper);
+    CHECK(number(found.of_model[0].at("weight")) == 1.0);
+  }
+}

@@ -258,6 +258,7 @@ TEST_CASE("files travel with the model, and its card names what was read", "[rec
   CHECK(card.find(text) != std::string::npos);
   CHECK(card.find("| `a` | `xxh3:") != std::string::npos);
   CHECK(card.find(BRAID_VERSION_STRING) != std::string::npos);
+  CHECK(card.starts_with("---\nbase_model:\n- \"a\"\n- \"b\"\nlibrary_name: transformers\ntags:\n- merge\n- braid\n---\n"));
   write_model(dir.path() / "b", {tensor_of("w", {3, 7})});
   run(dir.path(), text, "again");
   CHECK(contents(dir.path() / "again").at("README.md") != card);
@@ -292,4 +293,21 @@ TEST_CASE("empty tensors, scalars and shards pass through a recipe", "[recipe][r
   CHECK(out.at("scalar").shape.empty());
   CHECK(numbers(out.path(), "scalar") == std::vector<float>{2.0f});
   CHECK(out.file_of(out.at("big")) != out.file_of(out.at("large")));
+}
+
+TEST_CASE("a model card lists as base models only what the Hub takes for a name", "[recipe][run]") {
+  using recipe::detail::is_hub_name;
+  for (char const* const name : {"gpt2", "owner/name-7b_v0.1", "a"}) { CHECK(is_hub_name(name)); }
+  for (char const* const name : {"", "./a", "/models/a", "../a", "models/owner/name", "a/", "with space", "a:b"}) { CHECK_FALSE(is_hub_name(name)); }
+  temp_dir const dir;
+  write_model(dir.path() / "deep/er/a", {tensor_of("w", {1, 2})});
+  write_model(dir.path() / "b", {tensor_of("w", {3, 6})});
+  auto const card = [&](std::string const& models, std::string const& out) {
+    run(dir.path(), "merge_method: linear\nparameters: {weight: 1}\nmodels: [" + models + "]\n", out);
+    return contents(dir.path() / out).at("README.md");
+  };
+  CHECK(card("{model: deep/er/a}, {model: b}", "one").starts_with("---\nbase_model:\n- \"b\"\nlibrary_name"));
+  std::string const none = card("{model: deep/er/a}", "two");
+  CHECK(none.starts_with("---\nlibrary_name"));
+  CHECK(none.find("| `deep/er/a` | `xxh3:") != std::string::npos);
 }

@@ -134,7 +134,7 @@ TEST_CASE("NaN and infinity name file, tensor and position", "[run][errors]") {
       store(t->type, std::nanf(""), t->data.data(), at);
       std::string const folder = where < 0 ? "base" : b.d.names[static_cast<std::size_t>(where)];
       b.expect({(b.dir.path() / folder / "model.safetensors").string(), t->name,
-                "has NaN at " + std::string(kept ? "[5]" : "[1, 0, 15]"), "--allow-nonfinite",
+                "has NaN at " + std::string(kept ? "[5]" : "[1, 0, 15]"), "--allow nonfinite",
                 where < 0 ? "the base" : "expert '" + folder + "'"});
       b.r.allow_nonfinite = true;
       CHECK(b.message().empty());

@@ -73,7 +73,7 @@ class linear final : public tensor_method<Exec> {
         float const* const x = work.models.fit(1);
         auto const models = static_cast<int>(plan.weight.size());
         if (fused_) {
-          detail::dispatch<detail::fused_combine_body>(x, models, n, plan.weight.data(), plan.divisor, mix);
+          detail::fused_combine(x, models, n, plan.weight.data(), plan.divisor, mix);
         } else {
           detail::dispatch<detail::combine_body>(x, models, n, plan.weight.data(), true, plan.divisor, mix);
         }

@@ -17,7 +17,8 @@ enum class vector_scope : unsigned char {
 ///
 /// mergekit's parameters: `nuslerp_flatten` (true) is the scope tensor; without it, `nuslerp_row_wise` false is the scope row
 /// and true the scope column, the reverse of its name. Its results for opposite tensors come from dividing by a sine of nearly
-/// zero; braid interpolates linearly there. Costs as `slerp`; of scope row, no measuring pass.
+/// zero; braid interpolates linearly there. Costs as `slerp`; of scope row, no measuring pass. The method is mergekit's own (Goddard et al.,
+/// arXiv 2403.13257); the interpolation Shoemake's (SIGGRAPH 1985).
 template <backend Exec>
 class nuslerp final : public detail::gram_method<Exec> {
   using base_type = detail::gram_method<Exec>;

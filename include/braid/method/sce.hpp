@@ -72,23 +72,39 @@ struct sce_body {
   }
 };
 
+/// Drops what isn't selected: the models' deltas become 0 where the variance isn't taken by a cut.
+/// @param last index in the segment of the last element that is taken of those at the cut
+struct selected_body {
+  template <int W>
+  BRAID_ALWAYS_INLINE static void run(float* x, int n, int count, float const* variance, std::uint32_t bits, int last) noexcept {
+    constexpr int tile = 64;
+    for (int first = 0; first < count; first += tile) {
+      int const width = count - first < tile ? count - first : tile;
+      std::uint32_t keep[tile];
+      for (int c = 0; c < width; ++c) {  // magnitudes and cuts compare as signed numbers; a cut that takes nothing is apart
+        auto const size = static_cast<std::int32_t>(magnitude_bits(variance[first + c]));
+        auto const cut = static_cast<std::int32_t>(bits);
+        bool const taken = (size > cut) | ((size == cut) & (first + c <= last));
+        keep[c] = taken ? ~0u : 0u;
+      }
+      for (int i = 0; i < n; ++i) {
+        float* const row = x + i * segment_stride + first;
+        for (int c = 0; c < width; ++c) { row[c] = bits_as<float>(bits_as<std::uint32_t>(row[c]) & keep[c]); }
+      }
+    }
+  }
+};
+
 /// Stream 0 is the variance of the deltas. Counts those that aren't zero, while it is asked to.
 class variance_source {
  public:
   template <class Visit>
-  void operator()(channel_block const& block, index_t cols, method_workspace& work, Visit const& visit) const {
+  void operator()(channel_block const& block, index_t row, index_t c, int n, method_workspace& work, Visit const& visit) const {
     float* const variance = work.mix.fit(sum_order::segment);
-    for (index_t row = 0; row < block.rows; ++row) {
-      for_each_segment(cols, [&](index_t c, int n) {
-        load_segment(block, row, c, n, operand::deltas, work);
-        dispatch<variance_body>(static_cast<float const*>(work.models.fit(1)), static_cast<int>(block.experts.size()), n, variance);
-        if (counting_) {
-          index_t& count = nonzero_.local();
-          for (int i = 0; i < n; ++i) { count += variance[i] != 0.0f ? 1 : 0; }
-        }
-        visit(std::size_t{0}, static_cast<float const*>(variance), n, row, c);
-      });
-    }
+    load_segment(block, row, c, n, operand::deltas, work);
+    dispatch<variance_body>(static_cast<float const*>(work.models.fit(1)), static_cast<int>(block.experts.size()), n, variance);
+    if (counting_) { nonzero_.local() += n - static_cast<index_t>(count_key(variance, n, 0, 0)); }
+    visit(std::size_t{0}, static_cast<float const*>(variance));
   }
 
   /// How many weren't zero; ends the counting.
@@ -112,7 +128,7 @@ class variance_source {
 ///
 /// With `select_topk` 1 everything is selected; where nothing is, the result is the base. Mean squares whose sum is below 1e-6
 /// give equal weights. Variances, votes and means in float32, each step rounded; sums over the tensor in the one order of sums
-/// inside rows, rows in float64. Up to three passes to select, one to weigh, one to apply.
+/// inside rows, rows in float64. Mostly two passes to select, one to weigh, one to apply.
 ///
 /// Wan et al., "FuseChat" (arXiv 2408.07990), section 3.3. Both styles agree.
 template <backend Exec>
@@ -155,6 +171,8 @@ class sce final : public tensor_method<Exec> {
     auto const wanted = [&](std::size_t, index_t) {
       return share <= 0.0 ? index_t{0} : static_cast<index_t>(static_cast<float>(source.nonzero()) * static_cast<float>(share));
     };
+    detail::variance_source sample;
+    select.expect(tensor, sample, [&](std::size_t, double) { return share * static_cast<double>(sample.nonzero()); });
     while (select.next_pass(wanted)) { select.add(be, tensor, source); }
     return select.result(0, 0, tensor.channels * tensor.cols);
   }
@@ -168,11 +186,13 @@ class sce final : public tensor_method<Exec> {
     float* const variance = work.mix.fit(sum_order::segment);
     auto const models = static_cast<int>(block.experts.size());
     detail::dispatch<detail::variance_body>(static_cast<float const*>(delta), models, n, variance);
-    index_t const first = (block.first + row) * plan.cols + c;
-    for (int e = 0; e < n; ++e) {
-      if (plan.cut.keeps(variance[e], first + e)) { continue; }
-      for (int i = 0; i < models; ++i) { delta[i * detail::segment_stride + e] = 0.0f; }
+    if (plan.cut.last < 0 && plan.cut.bits > 0x7FFFFFFFu) {  // nothing
+      for (int i = 0; i < models; ++i) { std::fill_n(delta + i * detail::segment_stride, n, 0.0f); }
+      return;
     }
+    index_t const last = plan.cut.last - ((block.first + row) * plan.cols + c);
+    detail::dispatch<detail::selected_body>(delta, models, n, static_cast<float const*>(variance), plan.cut.bits,
+                                            static_cast<int>(std::clamp<index_t>(last, -1, n)));
   }
 
   static std::vector<float> weigh(Exec const& be, tensor_channels const& tensor, plan_type const& plan) {

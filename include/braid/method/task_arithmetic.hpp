@@ -137,7 +137,7 @@ struct delta_method_settings {
 /// * lambda; + base; then to the storage type. Weights and lambda are rounded to float32 once.
 ///
 /// A consensus is a `weighted_consensus_policy`, or a `consensus_policy` of channel merging, which is given w_i * d_i and knows
-/// no `normalize`. Passes: one to apply; up to three more to trim over the tensor, six for outliers, one for l1.
+/// no `normalize`. Passes: one to apply; mostly two, at times more, to trim over the tensor or to cut outliers; one for l1.
 ///
 /// Ilharco et al. (ICLR 2023, arXiv 2212.04089); TIES: Yadav et al. (NeurIPS 2023, arXiv 2306.01708); DARE: Yu et al. (ICML
 /// 2024, arXiv 2311.03099); Breadcrumbs: Davari and Belilovsky (ECCV 2024, arXiv 2312.06795); DELLA: Deep et al. (arXiv

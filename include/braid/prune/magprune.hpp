@@ -14,8 +14,8 @@ namespace prune {
 /// divided by its own keep probability (to the nearest 1/65536, at least that), so every element keeps its expected value.
 /// A row of one element has probability `density`.
 ///
-/// Random numbers as in `dare`, so the mask depends on seed, names and ranks alone. Cost: ranks of each row (radix
-/// sort, four or five passes over the row in cache).
+/// Random numbers as in `dare`, so the mask depends on seed, names and ranks alone. Cost: ranks of each row, by counting where
+/// its magnitudes have few values (as deltas of bf16 weights do), else by a radix sort of two or three digits.
 ///
 /// Deep et al., "DELLA-Merging" (arXiv 2406.11617), section 3.1 (MAGPRUNE); `epsilon` is half of the authors'
 /// `window_size`.
@@ -64,17 +64,26 @@ struct magprune {
 
     /// The same for consecutive columns, in groups of elements that share their Philox blocks.
     BRAID_ALWAYS_INLINE void apply(float* x, int count, index_t row, index_t col) const noexcept {
-      constexpr int group = braid::detail::philox_group;
       auto const first = static_cast<std::uint64_t>(row * ranks.cols + col);
+      std::uint32_t const* const rank = ranks.rank + col;
       for (int begin = -static_cast<int>(first % group); begin < count; begin += group) {
         std::uint32_t word[4][16];
         auto const element = first + static_cast<std::uint64_t>(static_cast<std::int64_t>(begin));
         braid::detail::philox_elements(seed, element / 8, stream, word);
+        if (begin >= 0 && count - begin >= group) {
+          thin(word, rank + begin, x + begin);
+          continue;
+        }
         int const from = begin < 0 ? -begin : 0;
         int const to = count - begin < group ? count - begin : group;
-        std::uint32_t upper[group / 16][16];
-        for (int j = 0; j < group / 16; ++j) { braid::detail::philox_upper(word, j, upper[j]); }
-        for (int i = from; i < to; ++i) { x[begin + i] = with_word(x[begin + i], upper[i / 16][i % 16], row, col + begin + i); }
+        float part[group] = {};
+        std::uint32_t part_rank[group] = {};
+        for (int i = from; i < to; ++i) {
+          part[i] = x[begin + i];
+          part_rank[i] = rank[begin + i];
+        }
+        thin(word, part_rank, part);
+        for (int i = from; i < to; ++i) { x[begin + i] = part[i]; }
       }
     }
 
@@ -83,6 +92,28 @@ struct magprune {
       std::uint32_t const below = threshold(ranks.rank[col]);
       float const p = static_cast<float>(static_cast<std::int32_t>(below)) * 0x1p-16f;
       return word >> 16 < below ? (rescale ? x / p : x) : 0.0f;
+    }
+
+   private:
+    static constexpr int group = braid::detail::philox_group;
+
+    /// `with_word` for a whole group, without a branch that depends on a random number.
+    BRAID_ALWAYS_INLINE void thin(std::uint32_t const (&word)[4][16], std::uint32_t const* rank, float* x) const noexcept {
+      for (int j = 0; j < group / 16; ++j) {
+        std::uint32_t upper[16];
+        braid::detail::philox_upper(word, j, upper);
+        std::uint32_t const* const of = rank + 16 * j;
+        float* const to = x + 16 * j;
+        BRAID_VECTORISE
+        for (int b = 0; b < 16; ++b) {
+          float const rising = lowest + step * static_cast<float>(static_cast<std::int32_t>(of[b]));
+          auto const nearest = static_cast<std::int32_t>((rising < 1.0f ? rising : 1.0f) * 65536.0f + 0.5f);
+          std::int32_t const below = nearest > 1 ? nearest : 1;
+          float const kept = rescale ? to[b] / (static_cast<float>(below) * 0x1p-16f) : to[b];
+          std::uint32_t const keep = static_cast<std::int32_t>(upper[b] >> 16) < below ? ~0u : 0u;
+          to[b] = braid::detail::bits_as<float>(braid::detail::bits_as<std::uint32_t>(kept) & keep);
+        }
+      }
     }
   };
 

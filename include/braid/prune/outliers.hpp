@@ -10,7 +10,7 @@ namespace prune {
 /// floor(density * n), unchanged: Model Breadcrumbs. Elements count in the order of rising magnitude, of equal ones the lower
 /// index first; those at positions [first, last) survive. Where density + gamma > 1, fewer outliers are dropped.
 ///
-/// Over the whole tensor, which costs two radix selections, up to three measuring passes each. Deterministic.
+/// Over the whole tensor, which costs up to three measuring passes (radix selection of both cuts, no sort). Deterministic.
 ///
 /// Davari and Belilovsky, "Model Breadcrumbs" (ECCV 2024, arXiv 2312.06795), section 3, where masks are per layer. Versions of
 /// mergekit before 0.1.5 dropped everything where floor(gamma * n) is 0; braid drops no outlier then.

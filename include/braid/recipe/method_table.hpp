@@ -1,7 +1,7 @@
 #pragma once
 
 /// The merge methods that recipes may name, what each takes, and its parameters: names, kinds, defaults. What they compute
-/// is in docs/methods.md.
+/// is in docs/methods.md. The methods' own `info()` says the same; a test compares the two.
 
 #include <braid/recipe/setting.hpp>
 
@@ -26,8 +26,12 @@ struct known_parameter {
   std::string_view standard{};  // the default, as it would be written; "": it has to be set; "-": unset is a meaning of its own
   std::span<std::string_view const> choices{};
   bool has_effect = true;  // false: accepted for the sake of recipes that have it
+  std::string_view in_paper{};  // the default in the papers' style, where it is another one
 
-  [[nodiscard]] bool required() const noexcept { return standard.empty(); }
+  [[nodiscard]] constexpr std::string_view fallback(bool paper) const noexcept {
+    return paper && !in_paper.empty() ? in_paper : standard;
+  }
+  [[nodiscard]] constexpr bool required(bool paper = false) const noexcept { return fallback(paper).empty(); }
 };
 
 enum class base_use : unsigned char {
@@ -64,12 +68,13 @@ inline constexpr parameter_scope per_tensor = parameter_scope::tensor;
 inline constexpr parameter_scope per_model = parameter_scope::model;
 inline constexpr parameter_scope non_base = parameter_scope::non_base;
 
-inline constexpr known_parameter weight{"weight", number, non_base};
+inline constexpr known_parameter weight{"weight", number, non_base, {}, {}, true, "1"};
 inline constexpr known_parameter density{"density", number, non_base, "1"};
 inline constexpr known_parameter unused_density{"density", number, non_base, "1", {}, false};
 inline constexpr known_parameter lambda{"lambda", number, per_tensor, "1"};
 inline constexpr known_parameter int8_mask{"int8_mask", boolean, per_tensor, "false", {}, false};
 inline constexpr known_parameter normalize_off{"normalize", boolean, per_tensor, "false"};
+inline constexpr known_parameter normalize_in_paper{"normalize", boolean, per_tensor, "false", {}, true, "true"};
 inline constexpr known_parameter normalize_on{"normalize", boolean, per_tensor, "true"};
 inline constexpr known_parameter rescale_off{"rescale", value_kind::switch_or_text, per_tensor, "false", rescale_choices};
 inline constexpr known_parameter rescale_on{"rescale", value_kind::switch_or_text, per_tensor, "true", rescale_choices};
@@ -78,20 +83,23 @@ inline constexpr known_parameter window{"epsilon", number, non_base, "0.15"};
 inline constexpr known_parameter threshold{"epsilon", number, per_tensor, "1e-5"};
 
 inline constexpr auto linear_parameters = std::to_array<known_parameter>(
-    {{"weight", number, per_model}, {"normalize", boolean, per_tensor, "true"}});
+    {{"weight", number, per_model, {}, {}, true, "1"}, normalize_on});
 inline constexpr auto task_parameters =
     std::to_array<known_parameter>({weight, unused_density, normalize_off, rescale_off, lambda, int8_mask});
 inline constexpr auto ties_parameters =
     std::to_array<known_parameter>({weight, density, normalize_on, rescale_off, lambda, int8_mask});
 inline constexpr auto dare_parameters =
     std::to_array<known_parameter>({weight, density, normalize_off, rescale_on, lambda, int8_mask});
+inline constexpr auto dare_ties_parameters =
+    std::to_array<known_parameter>({weight, density, normalize_in_paper, rescale_on, lambda, int8_mask});
 inline constexpr auto breadcrumbs_parameters =
     std::to_array<known_parameter>({weight, density, gamma, normalize_off, rescale_off, lambda, int8_mask});
 inline constexpr auto della_parameters =
     std::to_array<known_parameter>({weight, density, window, normalize_on, rescale_on, lambda, int8_mask});
 inline constexpr auto della_linear_parameters =
     std::to_array<known_parameter>({weight, density, window, normalize_off, rescale_on, lambda, int8_mask});
-inline constexpr auto slerp_parameters = std::to_array<known_parameter>({{"t", number, per_tensor}});
+inline constexpr auto slerp_parameters = std::to_array<known_parameter>({{"t", number, per_tensor, {}, {}, true, "0.5"}});
+inline constexpr auto nearswap_parameters = std::to_array<known_parameter>({{"t", number, per_tensor, {}, {}, true, "0.001"}});
 inline constexpr auto nuslerp_parameters = std::to_array<known_parameter>(
     {weight, {"nuslerp_row_wise", boolean, per_tensor, "false"}, {"nuslerp_flatten", boolean, per_tensor, "true"}});
 inline constexpr auto multislerp_parameters = std::to_array<known_parameter>(
@@ -131,13 +139,13 @@ inline constexpr auto methods = std::to_array<known_method>({
     {"task_arithmetic", base_use::required, 0, 0, task_parameters},
     {"ties", base_use::required, 0, 0, ties_parameters},
     {"dare_linear", base_use::required, 0, 0, dare_parameters},
-    {"dare_ties", base_use::required, 0, 0, dare_parameters},
+    {"dare_ties", base_use::required, 0, 0, dare_ties_parameters},
     {"breadcrumbs", base_use::required, 0, 0, breadcrumbs_parameters},
     {"breadcrumbs_ties", base_use::required, 0, 0, breadcrumbs_parameters},
     {"della", base_use::required, 0, 0, della_parameters},
     {"della_linear", base_use::required, 0, 0, della_linear_parameters},
     {"sce", base_use::required, 0, 0, sce_parameters},
-    {"nearswap", base_use::required, 1, 1, slerp_parameters},
+    {"nearswap", base_use::required, 1, 1, nearswap_parameters},
     {"arcee_fusion", base_use::required, 1, 1, {}},
     {"ram", base_use::required, 0, 0, ram_parameters},
     {"ramplus_tl", base_use::required, 0, 0, ramplus_parameters},

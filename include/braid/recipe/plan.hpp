@@ -202,7 +202,8 @@ class planner {
                         " in " + to_text(plan_.models[s.model].reference) + ", but " +
                         braid::detail::shape_text(first.tensor->shape) + " in " +
                         to_text(plan_.models[first.model].reference) +
-                        (per_token ? ": bring the models to one vocabulary (tokenizer: {source: union})"
+                        (per_token ? ": bring the models to one vocabulary (tokenizer: {source: union}), or cut them to the shortest (--allow "
+                                     "truncated-vocabulary)"
                                    : ": only models of one architecture can be merged"));
     }
   }

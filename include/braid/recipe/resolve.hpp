@@ -29,10 +29,11 @@ struct levels {
 /// the parameter's default. A level whose filters all miss is passed over.
 /// @param tensor  the tensor's name, which filters see: for values of a model its name there, else that in the output
 /// @param t       `gradient_position`, or 0 for tensors outside the layers
+/// @param paper   whether the default is that of the papers' style
 /// @return nothing where nobody sets it and it has no default
 /// @throws argument_error naming parameter and tensor, where a value can't be meant
 [[nodiscard]] inline std::optional<value> resolve_setting(levels const& where, known_parameter const& p,
-                                                          std::string_view tensor, double t) {
+                                                          std::string_view tensor, double t, bool paper = false) {
   for (parameters const* const level : {where.source, where.slice, where.module, where.global}) {
     setting const* const s = level == nullptr ? nullptr : find(*level, p.name);
     if (s == nullptr) { continue; }
@@ -40,7 +41,8 @@ struct levels {
       if (auto v = evaluate(*s, tensor, t, p.kind, p.choices)) { return v; }
     } catch (argument_error const& e) { throw argument_error("parameter '" + std::string(p.name) + "': " + e.what()); }
   }
-  return p.required() || p.standard == "-" ? std::nullopt : read_value(p.standard, p.kind, p.choices);
+  std::string_view const fallback = p.fallback(paper);
+  return fallback.empty() || fallback == "-" ? std::nullopt : read_value(fallback, p.kind, p.choices);
 }
 
 /// Every parameter of a method for one tensor of the output. Parameters that are unset and may be aren't there.
@@ -61,11 +63,12 @@ struct resolved_parameters {
   auto const& base = s.base_model ? s.base_model : r.base_model;
   resolved_parameters all;
   all.of_model.resize(s.sources.size());
+  bool const paper = r.style == "paper";
   auto const put = [&](resolved_parameters::values& to, levels const& where, known_parameter const& p,
                        std::string_view tensor, model_reference const* model) {
-    if (auto v = resolve_setting(where, p, tensor, t)) {
+    if (auto v = resolve_setting(where, p, tensor, t, paper)) {
       to.emplace(p.name, std::move(*v));
-    } else if (p.required()) {
+    } else if (p.required(paper)) {
       throw argument_error(r.file + ": the method '" + r.merge_method + "' needs the parameter '" +
                            std::string(p.name) + "' for " + (model == nullptr ? "" : to_text(*model) + ", ") +
                            "tensor " + braid::detail::in_quotes(tensor) +

@@ -141,18 +141,16 @@ pruning_measures measure_pruning(tensor_channels const& tensor, std::vector<Prun
       measures.cuts = select(wanted, radix_select::order::largest);
     }
   } else if constexpr (Prune::measures == statistic::tensor_band) {
-    std::vector<index_t> first(policies.size(), 0);
-    std::vector<index_t> last(policies.size(), elements);
-    for (std::size_t i = 0; i < policies.size(); ++i) {
-      if (kept[i] != survivors::some) { continue; }
-      band_positions const band = policies[i].keep_band(elements);
-      first[i] = band.first;
-      last[i] = band.last;
+    std::size_t const models = policies.size();
+    std::vector<index_t> wanted(2 * models, 0);  // before the first survivor; before the last one's successor
+    for (std::size_t i = 0; i < models; ++i) {
+      band_positions const band = kept[i] == survivors::some ? policies[i].keep_band(elements) : band_positions{0, elements};
+      wanted[i] = band.first;
+      wanted[models + i] = band.last;
     }
     if (some) {
-      auto const below = select(first, radix_select::order::smallest);
-      auto const upto = select(last, radix_select::order::smallest);
-      for (std::size_t i = 0; i < policies.size(); ++i) { measures.bands.push_back({below[i], upto[i]}); }
+      auto const cuts_of = select(wanted, radix_select::order::smallest);
+      for (std::size_t i = 0; i < models; ++i) { measures.bands.push_back({cuts_of[i], cuts_of[models + i]}); }
     }
   }
   return measures;

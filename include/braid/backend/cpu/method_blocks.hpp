@@ -22,6 +22,7 @@ struct method_workspace {
   aligned_floats row;     // [cols]
   std::vector<float> totals;                      // sums of a row, one a model or a pair
   std::vector<double> gram;                       // of a row
+  std::vector<double> terms;                      // [2, cols], where a row is measured in float64
   std::vector<std::vector<std::uint32_t>> ranks;  // per model, [cols]
   std::vector<magnitude_cut> cuts;                // per model, in the row
   row_workspace select;
@@ -150,7 +151,8 @@ BRAID_ALWAYS_INLINE float fused_multiply_add(float x, float y, float z) noexcept
   return static_cast<float>(bits_as<double>(bits));
 }
 
-/// The same as `combine_body` from zero, with each product added unrounded.
+/// The same as `combine_body` from zero, with each product added unrounded. `Hardware`: with the machine's instruction.
+template <bool Hardware>
 struct fused_combine_body {
   template <int W>
   BRAID_ALWAYS_INLINE static void run(float const* x, int n, int count, float const* coefficient, float divisor, float* out) noexcept {
@@ -158,13 +160,40 @@ struct fused_combine_body {
     for (int i = 0; i < n; ++i) {
       float const* const row = x + i * segment_stride;
       float const k = coefficient[i];
-      for (int c = 0; c < count; ++c) { out[c] = fused_multiply_add(row[c], k, out[c]); }
+      for (int c = 0; c < count; ++c) {
+        out[c] = Hardware ? __builtin_fmaf(row[c], k, out[c]) : fused_multiply_add(row[c], k, out[c]);
+      }
     }
     if (divisor != 1.0f) {
       for (int c = 0; c < count; ++c) { out[c] = out[c] / divisor; }
     }
   }
 };
+
+#if defined(__x86_64__)
+template <class Body, class... Args>
+__attribute__((noinline, flatten, target("avx2,fma"))) BRAID_STRICT_FP_FUNCTION void run_avx2_fma(Args... args) {
+  Body::template run<8>(args...);
+}
+#endif
+
+/// Runs `fused_combine_body` with the machine's own instruction where it has one (every machine with AVX-512 does), else
+/// emulated: the same bits.
+inline void fused_combine(float const* x, int n, int count, float const* coefficient, float divisor, float* out) {
+#if defined(__x86_64__)
+  static bool const fma = __builtin_cpu_supports("fma") != 0;
+  simd_level const level = active_simd_level();
+  if (level == simd_level::avx512) {
+    run_avx512<fused_combine_body<true>>(x, n, count, coefficient, divisor, out);
+  } else if (level == simd_level::avx2 && fma) {
+    run_avx2_fma<fused_combine_body<true>>(x, n, count, coefficient, divisor, out);
+  } else {
+    run_portable<fused_combine_body<false>>(x, n, count, coefficient, divisor, out);
+  }
+#else
+  run_portable<fused_combine_body<false>>(x, n, count, coefficient, divisor, out);
+#endif
+}
 
 /// Adds the sum of |x| over a padded segment to `*total`, in the one order of sums.
 struct absolute_sum_body {

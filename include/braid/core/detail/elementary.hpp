@@ -15,8 +15,9 @@ BRAID_HD BRAID_ALWAYS_INLINE double exp_negative(double x) noexcept {
   constexpr double log2_e = 1.4426950408889634;
   constexpr double ln2_high = 0x1.62e42fee00000p-1;  // 32 bits, so that products with a whole number are exact
   constexpr double ln2_low = 0x1.a39ef35793c76p-33;
-  bool const tiny = !(x > -708.0);
-  double const y = tiny ? 0.0 : x;
+  // Chosen by masks: with a branch round the conversion to a whole number, compilers don't make vectors of it.
+  std::uint64_t const normal = x > -708.0 ? ~std::uint64_t{0} : 0u;
+  double const y = bits_as<double>(bits_as<std::uint64_t>(x) & normal);
   auto const k = static_cast<std::int32_t>(y * log2_e - 0.5);  // the nearest whole number, for y <= 0
   auto const kd = static_cast<double>(k);
   double const r = (y - kd * ln2_high) - kd * ln2_low;
@@ -35,8 +36,7 @@ BRAID_HD BRAID_ALWAYS_INLINE double exp_negative(double x) noexcept {
   p = p * r + 1.0;
   p = p * r + 1.0;
   auto const exponent = static_cast<std::uint64_t>(static_cast<std::int64_t>(1023 + k));
-  double const scaled = p * bits_as<double>(exponent << 52);
-  return tiny ? 0.0 : scaled;
+  return bits_as<double>(bits_as<std::uint64_t>(p * bits_as<double>(exponent << 52)) & normal);
 }
 
 /// The natural logarithm of a positive normal number.

@@ -7,6 +7,7 @@
 #include <braid/recipe/run_plan.hpp>
 #include <braid/version.hpp>
 
+#include <algorithm>
 #include <set>
 
 BRAID_NAMESPACE_BEGIN
@@ -152,13 +153,26 @@ inline std::string quoted(std::string const& text) {
   return nlohmann::json(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
+/// Whether the Hub takes a name for that of a model: `name` or `owner/name`. Paths in model cards are refused there.
+inline bool is_hub_name(std::string_view name) {
+  auto const plain = [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_' || c == '.' || c == '/';
+  };
+  return !name.empty() && name.front() != '.' && name.front() != '/' && name.back() != '/' &&
+         std::count(name.begin(), name.end(), '/') <= 1 && std::all_of(name.begin(), name.end(), plain);
+}
+
 /// The model card.
 /// @param hashes, adapter_hashes  of what was read, of each model; empty texts: unknown
 inline std::string model_card(run_plan const& plan, std::vector<std::string> const& hashes,
                               std::vector<std::string> const& adapter_hashes) {
   std::set<std::string> names;
-  for (opened_model const& m : plan.models) { names.insert(m.reference.model.path); }
-  std::string card = "---\nbase_model:\n";
+  for (opened_model const& m : plan.models) {
+    names.insert(m.reference.model.path);
+    if (m.reference.lora) { names.insert(m.reference.lora->path); }
+  }
+  std::erase_if(names, [](std::string const& n) { return !is_hub_name(n); });
+  std::string card = names.empty() ? "---\n" : "---\nbase_model:\n";
   for (std::string const& n : names) { card += "- " + quoted(n) + "\n"; }
   card += "library_name: transformers\ntags:\n- merge\n- braid\n---\n# Merged model\n\nMade by braid " BRAID_VERSION_STRING
           " with the merge method `" + plan.recipe.merge_method + "`" +

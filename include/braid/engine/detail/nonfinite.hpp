@@ -59,7 +59,7 @@ inline std::string nonfinite_text(checkpoint const& model, tensor_meta const& t,
     rest /= t.shape[d];
   }
   return model.file_of(t).string() + ": tensor " + in_quotes(t.name) + " of " + who + " has " + describe_nonfinite(at.value) +
-         " at " + shape_text(position) + "; repair the checkpoint, leave it out, or allow it (--allow-nonfinite)";
+         " at " + shape_text(position) + "; repair the checkpoint, leave it out, or allow it (--allow nonfinite)";
 }
 
 }  // namespace detail
