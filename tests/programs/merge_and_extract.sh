@@ -29,20 +29,20 @@ same "the order of experts" "$tmp/two/model.safetensors" "$tmp/order/model.safet
 
 # ---- the same bytes as ever ----
 digest "dare, ties, balanced" "$tmp/two/model.safetensors" \
-  a46e1b12fc9e84fc80dfc95f615f5eafc66a51f7fff78c689a38caae67d6a030
+  e31d760750f9cc4b40c31dfcb4e7afc1d106e21f4245b1e42da2b31ed5a48f92
 works "extraction" "$braid" extract "$tmp/two" --expert add --out "$tmp/two-add"
 digest "the first expert of it" "$tmp/two-add/model.safetensors" \
-  f87f69bf0a2196cf799720c1d3b830cb32d1d594f3261a28f5b69593f28f17dd
+  6b2d0016e6e982bcaa08af418befcbafc3ed2c83d90c903bc0781bceb1cdd5dc
 works "extraction" "$braid" extract "$tmp/two" --expert sort --out "$tmp/two-sort"
 digest "another expert of it" "$tmp/two-sort/model.safetensors" \
-  6b536b4b6dababe818f792e3da19d8ead708d40ee9fd6cf7481c13cde14d8be7
+  d9c478e337a7bcfc140a158689cc2d71f6cd7073693e7f821a1209410b36694d
 works "the defaults" "${merge[@]}" "${experts[@]}" --out "$tmp/plain"
 digest "the defaults" "$tmp/plain/model.safetensors" \
   b1f538f22883a7c486faee43e85000f76714ab13e54df51d68a43c9c65cba5ae
 works "more policies" "${merge[@]}" "${experts[@]}" --groups 3 --prune magprune --epsilon 0.2 --consensus ties-sum \
   --similarity sign --cluster kmeans --lambda 0.8 --seed 3 --out "$tmp/more"
 digest "magprune, ties-sum, sign, kmeans" "$tmp/more/model.safetensors" \
-  23201e0a42c636d9eb888534217d21490e18dcbd934a65af08aa44272cb955d4
+  5018402d13177153beae2c874677d144f0a12289009ee6386808d0c1845fb304
 digest "an extract of the lossless merge" "$tmp/four-cipher/model.safetensors" \
   45ff3a3cf2bb356f09c3cb363a34552f574ad18b364f49f69695a8ea77ab9144
 
