@@ -78,7 +78,8 @@ void print_summary(merge_job const& job, std::string const& method, braid::repor
 
 }  // namespace
 
-int channel_merge(merge_arguments const& args) {
+int channel_merge(merge_arguments const& given) {
+  merge_arguments const args = split_adapters(given);
   chosen_method const chosen = choose_method(args);
   braid::run_options options;
   options.tensors = choose_tensors(args);

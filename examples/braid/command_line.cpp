@@ -189,10 +189,11 @@ void add_merge(CLI::App& program, merge_arguments& args) {
   CLI::App& app = *program.add_subcommand("channel-merge", "Merge experts of one base, channel by channel");
   add_directory(app, "--base", args.base, "the model that the experts were trained from");
   app.add_option("--expert", args.experts,
-                 "a fine-tuned model; once for each. Names are of letters, digits, '-'\n"
-                 "and '_' (default: the directory's last component)")
+                 "a fine-tuned model, or a model and a LoRA adapter for it; once for\n"
+                 "each. Names are of letters, digits, '-' and '_' (default: the last\n"
+                 "component of the directory, or of the adapter's)")
       ->required()
-      ->option_text("[NAME=]DIR REQUIRED")
+      ->option_text("[NAME=]DIR[+ADAPTER] REQUIRED")
       ->group("Models");
   add_directory(app, "--out", args.out, "the grouped checkpoint to write");
   add_method_options(app, args);

@@ -5,6 +5,7 @@
 #include <braid/io/grouped_layout.hpp>
 
 #include <charconv>
+#include <filesystem>
 
 namespace program {
 namespace {
@@ -97,6 +98,25 @@ std::optional<braid::dtype> choose_dtype(merge_arguments const& args) {
                                 "' is unknown; choose f32, f16, bf16, f8_e4m3 or f8_e5m2");
   }
   return type;
+}
+
+merge_arguments split_adapters(merge_arguments args) {
+  if (!args.adapters.empty()) { return args; }
+  std::vector<std::string> adapters;
+  for (std::string& text : args.experts) {
+    auto const [name, dir] = split_expert(text);
+    std::error_code none;
+    std::size_t const plus = std::filesystem::exists(dir, none) ? std::string::npos : dir.find('+');
+    if (plus == std::string::npos || plus == 0 || plus + 1 == dir.size()) {
+      adapters.emplace_back();
+      continue;
+    }
+    std::string const lora = dir.substr(plus + 1);
+    adapters.push_back(lora);
+    text = (name.empty() ? (std::filesystem::path(lora) / "").parent_path().filename().string() : name) + "=" + dir.substr(0, plus);
+  }
+  args.adapters = std::move(adapters);
+  return args;
 }
 
 std::vector<braid::checkpoint> open_experts(merge_arguments const& args) {

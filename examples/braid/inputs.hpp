@@ -7,6 +7,10 @@
 
 namespace program {
 
+/// The same with experts MODEL+ADAPTER split into models and adapters. Without a name an expert is called as its adapter is.
+/// A directory of that name, with its plus sign, is a model.
+[[nodiscard]] merge_arguments split_adapters(merge_arguments args);
+
 /// `--expert`: opens every model under its name.
 /// @throws braid::argument_error  for a bad name, or two of one name; others as `braid::checkpoint`
 [[nodiscard]] std::vector<braid::checkpoint> open_experts(merge_arguments const& args);

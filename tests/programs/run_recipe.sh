@@ -83,6 +83,10 @@ for options in "--groups 2" "--groups 4" "--groups 1 --residual ternary" "--grou
   verdict $? "$options: $stored is stored, $most was planned at most"
 done
 
+# ---- vocabularies: what is filled is said ----
+works "a union planned" "${run[@]}" "$2/tests/golden/data/recipes/tokenizer-union.yml" "$out" --model-root "$2/tests/golden/data" --dry-run
+says "rows that a model lacks are counted" "$tmp/stdout" "note: vocabulary of models/tok-base: rows filled: "
+
 # ---- what is allowed by name ----
 works "two words are allowed" "${run[@]}" "$tmp/ties.yml" "$out" "${roots[@]}" --dry-run --allow nonfinite,truncated-vocabulary
 works "one after the other" "${run[@]}" "$tmp/ties.yml" "$out" "${roots[@]}" --dry-run --allow nonfinite --allow truncated-vocabulary
@@ -103,6 +107,10 @@ for pair in lora=lora other=lora-rs; do
   works "comes back" "$braid" extract "$tmp/adapted" --expert "${pair%=*}" --out "$tmp/one-again" --overwrite
   lossless "as it was" "$tmp/one-again" "$tmp/one"
 done
+
+works "adapters on a command line" "$braid" channel-merge --base "$golden/models/base" --expert "$golden/models/base+$golden/models/lora" \
+  --expert "other=$golden/models/base+$golden/models/lora-rs/" --groups 2 --out "$tmp/adapted-too"
+same "give the same" "$tmp/adapted/model.safetensors" "$tmp/adapted-too/model.safetensors"
 
 # ---- what is refused ----
 printf 'merge_method: passthrough\nmodels: [{model: nobody}]\n' >"$tmp/bad.yml"

@@ -161,7 +161,7 @@ TEST_CASE("braid's additions are read", "[recipe]") {
       "base_model: base\n"
       "seed: 12345678901\n"
       "style: paper\n"
-      "trim_scope: global\n"
+      "scope: global\n"
       "models:\n"
       "  - {model: a, name: first}\n"
       "  - {model: b}\n"
@@ -237,7 +237,7 @@ TEST_CASE("values that can't be meant are refused where they stand", "[recipe]")
               "r.yml:5:16: chat_template, if it isn't a Jinja template, can't be \"chatmil\"; did you mean 'chatml'?"));
   CHECK(parse(linear + "chat_template: '{% for m in messages %}{{ m }}{% endfor %}'\n").chat_template.size() > 20);
   CHECK(refused(linear + "seed: -1\n", "r.yml:5:7: seed must be a whole number"));
-  CHECK(refused(linear + "trim_scope: all\n", "r.yml:5:13: trim_scope can't be"));
+  CHECK(refused(linear + "scope: all\n", "r.yml:5:8: scope can't be"));
   CHECK(refused(
       "merge_method: channel_merge\nbase_model: c\nmodels: [{model: a}, {model: b}]\nparameters: {similarity: cosin}\n",
       "r.yml:4:26: the parameter 'similarity' must be one of cosine, euclidean, balanced, sign, not \"cosin\"; did you "

@@ -177,13 +177,13 @@ TEST_CASE("a trim over the whole model keeps the largest deltas of all tensors t
     write_model(dir.path() / "base", {tensor_of("u", std::vector<float>(n, 0.0f)), tensor_of("v", std::vector<float>(n, 0.0f))});
     write_model(dir.path() / "a", {tensor_of("u", large), tensor_of("v", small)});
     std::string const text = "merge_method: ties\nbase_model: base\nmodels: [{model: a, parameters: {weight: 1, density: 0.5}}]\n";
-    run(dir.path(), text + "trim_scope: model\n");
+    run(dir.path(), text + "scope: model\n");
     CHECK(numbers(dir.path() / "out", "u") == large);
     CHECK(numbers(dir.path() / "out", "v") == std::vector<float>(n, 0.0f));
     run(dir.path(), text, "per_tensor");
     CHECK(numbers(dir.path() / "per_tensor", "v") != std::vector<float>(n, 0.0f));
     std::string const varied = message_of([&] {
-      run(dir.path(), "merge_method: ties\nbase_model: base\ntrim_scope: model\nmodels: [{model: a, parameters: {weight: 1, density: "
+      run(dir.path(), "merge_method: ties\nbase_model: base\nscope: model\nmodels: [{model: a, parameters: {weight: 1, density: "
                       "[{filter: u, value: 0.5}, {value: 0.7}]}}]\n", "no");
     });
     CHECK(varied.find("needs one density a model") != std::string::npos);

@@ -259,3 +259,14 @@ TEST_CASE("embeddings are brought to one vocabulary as mergekit does", "[recipe]
   }
   CHECK(cases == 7);
 }
+
+TEST_CASE("rows that are filled, and rows that go, are counted", "[recipe][vocabulary]") {
+  vocabulary_plan plan;
+  plan.rows = 5;
+  plan.of_model = {{{kind::row, {{0, 0}}}, {kind::row, {{0, 1}}}, {kind::row, {{0, 2}}}, {kind::row, {{0, 3}}}, {kind::row, {{0, 4}}}},
+                   {{kind::row, {{1, 0}}}, {kind::row, {{0, 1}}}, {kind::mean, {{0, 1}, {1, 1}}}, {kind::zero, {}}, {kind::filling, {}}}};
+  CHECK(filling_note(plan, 0, 5) == "");
+  CHECK(filling_note(plan, 0, 7) == "2 of its own rows not used");
+  CHECK(filling_note(plan, 1, 3) ==
+        "rows filled: 1 from another model, 1 by a mean, 1 with zeros, 1 without a token; 2 of its own rows not used");
+}

@@ -17,7 +17,7 @@ struct scaled_copy_body {
 }  // namespace detail
 
 /// One model's tensor, times `scale`; with scale 1 and the same element type bit for bit. For layers that are stacked rather
-/// than merged. One pass.
+/// than merged: depth up-scaling (Kim et al., "SOLAR 10.7B", arXiv 2312.15166) and its relatives. One pass.
 template <backend Exec>
 class passthrough final : public tensor_method<Exec> {
   using base_type = tensor_method<Exec>;

@@ -11,27 +11,35 @@ namespace detail {
 struct variance_body {
   template <int W>
   BRAID_ALWAYS_INLINE static void run(float const* x, int n, int count, float* out) noexcept {
-    constexpr int tile = 64;
+    using f32 = typename wide<W>::f32;
     float const models = static_cast<float>(n);
-    for (int first = 0; first < count; first += tile) {
-      int const width = count - first < tile ? count - first : tile;
-      float mean[tile];
-      float sum[tile];
-      for (int c = 0; c < width; ++c) {
-        mean[c] = 0.0f;
-        sum[c] = 0.0f;
-      }
+    int c = 0;
+    for (; c + W <= count; c += W) {
+      f32 mean{};
+      f32 sum{};
+      f32 d;
       for (int i = 0; i < n; ++i) {
-        for (int c = 0; c < width; ++c) { mean[c] = mean[c] + x[i * segment_stride + first + c]; }
+        load_lanes<W>(x + i * segment_stride + c, d);
+        mean = mean + d;
       }
-      for (int c = 0; c < width; ++c) { mean[c] = mean[c] / models; }
+      mean = mean / models;
       for (int i = 0; i < n; ++i) {
-        for (int c = 0; c < width; ++c) {
-          float const d = x[i * segment_stride + first + c] - mean[c];
-          sum[c] = sum[c] + d * d;
-        }
+        load_lanes<W>(x + i * segment_stride + c, d);
+        d = d - mean;
+        sum = sum + d * d;
       }
-      for (int c = 0; c < width; ++c) { out[first + c] = sum[c] / models; }
+      store_lanes<W>(sum / models, out + c);
+    }
+    for (; c < count; ++c) {
+      float mean = 0.0f;
+      float sum = 0.0f;
+      for (int i = 0; i < n; ++i) { mean = mean + x[i * segment_stride + c]; }
+      mean = mean / models;
+      for (int i = 0; i < n; ++i) {
+        float const d = x[i * segment_stride + c] - mean;
+        sum = sum + d * d;
+      }
+      out[c] = sum / models;
     }
   }
 };

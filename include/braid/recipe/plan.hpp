@@ -283,6 +283,10 @@ class planner {
     }
     plan_.vocabulary = recipe::plan_vocabulary(section, owners, base);
     for (std::string const& note : plan_.vocabulary->notes) { plan_.notes.push_back(note); }
+    for (std::size_t m = 0; m < owners.size(); ++m) {
+      std::string const note = filling_note(*plan_.vocabulary, m, owners[m].rows);
+      if (!note.empty()) { plan_.notes.push_back("vocabulary of " + to_text(owners[m].model) + ": " + note); }
+    }
     plan_.tokenizer_model = section.source == tokenizer_section::source_type::model ? number_of(*section.model) : base.value_or(0);
   }
 

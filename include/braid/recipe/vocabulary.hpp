@@ -6,6 +6,7 @@
 #include <braid/io/detail/json_text.hpp>
 #include <braid/recipe/recipe.hpp>
 
+#include <algorithm>
 #include <map>
 #include <numeric>
 
@@ -264,6 +265,32 @@ inline vocabulary output_vocabulary(tokenizer_section const& section, std::vecto
     }
   }
   return plan;
+}
+
+/// What a model's matrix gets that isn't its own, and which of its rows go; empty where its rows stay as they are.
+/// @param m         the model's position among the owners
+/// @param own_rows  of its matrix
+[[nodiscard]] inline std::string filling_note(vocabulary_plan const& plan, std::size_t m, int own_rows) {
+  using kind_type = row_rule::kind_type;
+  std::map<kind_type, int> filled;
+  std::vector<bool> used(static_cast<std::size_t>(own_rows), false);
+  for (row_rule const& rule : plan.of_model[m]) {
+    bool const own = rule.kind == kind_type::row && rule.rows[0].model == static_cast<int>(m);
+    if (own) {
+      used[static_cast<std::size_t>(rule.rows[0].row)] = true;
+    } else {
+      ++filled[rule.kind];
+    }
+  }
+  std::string text;
+  for (auto const& [kind, name] : {std::pair(kind_type::row, " from another model"), std::pair(kind_type::mean, " by a mean"),
+                                   std::pair(kind_type::zero, " with zeros"), std::pair(kind_type::filling, " without a token")}) {
+    if (filled[kind] > 0) { text += (text.empty() ? "" : ", ") + std::to_string(filled[kind]) + name; }
+  }
+  auto const unused = std::count(used.begin(), used.end(), false);
+  if (!text.empty()) { text = "rows filled: " + text; }
+  if (unused > 0) { text += (text.empty() ? "" : "; ") + std::to_string(unused) + " of its own rows not used"; }
+  return text;
 }
 
 }  // namespace recipe

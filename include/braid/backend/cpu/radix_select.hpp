@@ -36,17 +36,17 @@ class radix_select {
   template <class Source, class Wanted>
   void expect(tensor_channels const& tensor, Source const& source, Wanted const& wanted) {
     index_t const elements = tensor.channels * tensor.cols;
-    if (elements < 16 * sample_segments * sum_order::segment) { return; }
+    if (elements < 16 * sample_pieces * sample_cols) { return; }
     std::vector<std::vector<std::uint32_t>> keys(streams_);
     method_workspace work;
-    index_t const in_row = (tensor.cols + sum_order::segment - 1) / sum_order::segment;
+    index_t const in_row = (tensor.cols + sample_cols - 1) / sample_cols;
     index_t const all = tensor.channels * in_row;
     index_t read = 0;
-    for (index_t i = 0; i < sample_segments; ++i) {
-      index_t const at = all / sample_segments * i + all % sample_segments * i / sample_segments;
+    for (index_t i = 0; i < sample_pieces; ++i) {
+      index_t const at = all / sample_pieces * i + all % sample_pieces * i / sample_pieces;
       index_t const row = at / in_row;
-      index_t const col = (at + row) % in_row * sum_order::segment;  // another column in each row
-      auto const n = static_cast<int>(std::min<index_t>(sum_order::segment, tensor.cols - col));
+      index_t const col = (at + row) % in_row * sample_cols;  // another column in each row
+      auto const n = static_cast<int>(std::min<index_t>(sample_cols, tensor.cols - col));
       source(tensor.block(row, 1, work.gathered), 0, col, n, work, [&](std::size_t s, float const* x) {
         for (int c = 0; c < n; ++c) { keys[s].push_back(key(x[c])); }
       });
@@ -141,7 +141,9 @@ class radix_select {
 
  private:
   static constexpr std::uint32_t largest_key = key_range::largest_key;
-  static constexpr index_t sample_segments = 256;
+  static constexpr index_t sample_pieces = 1024;  // of a row; many, since rows differ
+  static constexpr index_t sample_cols = 128;
+  static constexpr index_t equal_rows = 16;       // whose equals are counted together
   static constexpr std::size_t elements_slot = 0;  // before a stream's bins
   static constexpr std::size_t above_slot = 1;
 
@@ -209,11 +211,12 @@ class radix_select {
   /// Of a tensor's elements that equal an open cut, finds the index of the last one that is taken.
   template <class Source>
   void find_last_equals(cpu const& be, tensor_channels const& tensor, Source const& source) {
-    auto const blocks = static_cast<std::size_t>((tensor.channels + measure_rows - 1) / measure_rows);
-    std::vector<std::uint64_t> in_block(blocks * streams_, 0);
-    ops::tensor_blocks<cpu>::for_each(be, tensor, measure_rows, [&](index_t b, channel_block const& block, method_workspace& work) {
-      std::uint64_t* const counts = in_block.data() + static_cast<std::size_t>(b) * streams_;
+    static_assert(measure_rows % equal_rows == 0);
+    auto const parts = static_cast<std::size_t>((tensor.channels + equal_rows - 1) / equal_rows);
+    std::vector<std::uint64_t> in_part(parts * streams_, 0);
+    ops::tensor_blocks<cpu>::for_each(be, tensor, measure_rows, [&](index_t, channel_block const& block, method_workspace& work) {
       for_each_row_segment(block, tensor.cols, [&](index_t row, index_t c, int n) {
+        std::uint64_t* const counts = in_part.data() + static_cast<std::size_t>((block.first + row) / equal_rows) * streams_;
         source(block, row, c, n, work, [&](std::size_t s, float const* x) {
           if (cut_[s].open) { counts[s] += count_key(x, n, flip_, cut_[s].bits); }
         });
@@ -224,17 +227,23 @@ class radix_select {
       cut& mine = cut_[s];
       if (!mine.open) { continue; }
       mine.last.push_back(mine.left == 0 ? -1 : tensor.channels * tensor.cols);
-      for (std::size_t b = 0; b < blocks && mine.left > 0; ++b) {
-        if (in_block[b * streams_ + s] < mine.left) {
-          mine.left -= in_block[b * streams_ + s];
+      for (std::size_t p = 0; p < parts && mine.left > 0; ++p) {
+        if (in_part[p * streams_ + s] < mine.left) {
+          mine.left -= in_part[p * streams_ + s];
           continue;
         }
-        index_t const first = static_cast<index_t>(b) * measure_rows;
-        channel_block const block = tensor.block(first, std::min(measure_rows, tensor.channels - first), work.gathered);
+        index_t const first = static_cast<index_t>(p) * equal_rows;
+        channel_block const block = tensor.block(first, std::min(equal_rows, tensor.channels - first), work.gathered);
         for_each_row_segment(block, tensor.cols, [&](index_t row, index_t col, int n) {
           if (mine.left == 0) { return; }
           source(block, row, col, n, work, [&](std::size_t stream, float const* x) {
-            for (int c = 0; stream == s && c < n && mine.left > 0; ++c) {
+            if (stream != s) { return; }
+            std::uint64_t const here = count_key(x, n, flip_, mine.bits);
+            if (here < mine.left) {
+              mine.left -= here;
+              return;
+            }
+            for (int c = 0; c < n && mine.left > 0; ++c) {
               if (key(x[c]) == mine.bits && --mine.left == 0) { mine.last.back() = (first + row) * tensor.cols + col + c; }
             }
           });

@@ -91,7 +91,7 @@ class recipe_job {
       if (densities(*t) != density) {
         throw argument_error(plan_.recipe.file + ": trimming over the whole model needs one density a model, and tensor " +
                              braid::detail::in_quotes(t->name) + " has others than " +
-                             braid::detail::in_quotes(merged.front()->name) + "; write 'trim_scope: tensor'");
+                             braid::detail::in_quotes(merged.front()->name) + "; write 'scope: tensor'");
       }
     }
     cuts_.emplace(density);

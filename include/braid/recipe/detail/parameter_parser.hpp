@@ -7,7 +7,7 @@ namespace recipe::detail {
 
 /// Keys of a recipe that people look for among the parameters.
 inline constexpr auto top_level_settings = std::to_array<std::string_view>(
-    {"seed", "style", "trim_scope", "dtype", "out_dtype", "merge_method", "base_model"});
+    {"seed", "style", "scope", "dtype", "out_dtype", "merge_method", "base_model"});
 
 /// Reads `parameters` mappings: every name must be known, and every value must be one that the parameter can have.
 class parameter_parser : public parser_base {

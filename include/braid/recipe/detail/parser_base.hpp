@@ -10,7 +10,7 @@ namespace recipe::detail {
 /// Top-level keys, mergekit's and braid's.
 inline constexpr auto recipe_keys = std::to_array<std::string_view>(
     {"merge_method", "models", "slices", "modules", "base_model", "parameters", "dtype", "out_dtype",
-     "tokenizer_source", "tokenizer", "chat_template", "name", "out_path", "seed", "style", "trim_scope"});
+     "tokenizer_source", "tokenizer", "chat_template", "name", "out_path", "seed", "style", "scope"});
 inline constexpr auto entry_keys = std::to_array<std::string_view>({"model", "parameters", "name"});
 inline constexpr auto source_keys = std::to_array<std::string_view>({"model", "layer_range", "parameters"});
 inline constexpr auto slice_keys =

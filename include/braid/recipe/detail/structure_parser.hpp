@@ -42,8 +42,8 @@ class structure_parser : public tokenizer_parser<parameter_parser> {
     constexpr auto styles = std::to_array<std::string_view>({"mergekit", "paper"});
     if (yaml_value const* const style = v.find("style")) { r.style = choice(*style, "style", styles); }
     constexpr auto scopes = std::to_array<std::string_view>({"row", "tensor", "model", "global"});
-    if (yaml_value const* const scope = v.find("trim_scope")) {
-      r.trim_scope = choice(*scope, "trim_scope", scopes);
+    if (yaml_value const* const scope = v.find("scope")) {
+      r.trim_scope = choice(*scope, "scope", scopes);
       if (r.trim_scope == "global") { r.trim_scope = "model"; }
     }
     r.warnings = std::move(warnings_);
