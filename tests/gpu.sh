@@ -53,18 +53,23 @@ if [[ $parts == *test* || $parts == *sanitize* ]]; then
     compile "$build/on_device_$method.o" "$nvcc" "${device[@]}" "-DBRAID_TEST_PIPELINE=$method" -c tests/gpu/on_device.cu
     objects+=("$build/on_device_$method.o")
   done
-  compile "$build/executor.o" "$nvcc" "${device[@]}" -c tests/gpu/executor.cu
+  for source in executor methods_on_device; do
+    compile "$build/$source.o" "$nvcc" "${device[@]}" -c "tests/gpu/$source.cu"
+    objects+=("$build/$source.o")
+  done
   for source in tests/gpu/*.cpp tests/support/main.cpp; do
     compile "$build/$(basename "$source").o" "$cxx" "${host[@]}" -c "$source"
     objects+=("$build/$(basename "$source").o")
   done
 fi
 if [[ $parts == *bench* ]]; then
-  compile "$build/cuda_channel_merge" "$nvcc" "${device[@]}" benchmarks/cuda_channel_merge.cu "${link[@]}"
+  for program in cuda_channel_merge cuda_methods; do
+    compile "$build/$program" "$nvcc" "${device[@]}" "benchmarks/$program.cu" "${link[@]}"
+  done
 fi
 wait_for_all
 if [[ $parts == *test* || $parts == *sanitize* ]]; then
-  "$nvcc" -arch=sm_90 "${objects[@]}" "$build/executor.o" "${link[@]}" "${catch[@]}" -o "$build/gpu_tests" || exit 1
+  "$nvcc" -arch=sm_90 "${objects[@]}" "${link[@]}" "${catch[@]}" -o "$build/gpu_tests" || exit 1
 fi
 status=0
 if [[ $parts == *test* ]]; then timeout "${TIMEOUT:-300}" "$build/gpu_tests" || status=1; fi
@@ -74,5 +79,8 @@ if [[ $parts == *sanitize* ]]; then
     timeout "${TIMEOUT:-300}" compute-sanitizer --tool "$tool" --error-exitcode 9 --print-limit 5 "$build/gpu_tests" "[sanitized]" || status=1
   done
 fi
-if [[ $parts == *bench* ]]; then timeout 120 "$build/cuda_channel_merge" || status=1; fi
+if [[ $parts == *bench* ]]; then
+  timeout 120 "$build/cuda_channel_merge" || status=1
+  timeout 120 "$build/cuda_methods" || status=1
+fi
 exit "$status"

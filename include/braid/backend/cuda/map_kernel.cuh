@@ -3,6 +3,7 @@
 /// A function of the inputs at each position: the apply pass of every single-model method.
 
 #include <braid/backend/cuda/element_inputs.cuh>
+#include <braid/backend/cuda/random_words.cuh>
 
 BRAID_NAMESPACE_BEGIN
 namespace detail {
@@ -26,7 +27,7 @@ struct tile_place {
   index_t end;            // of the row
   std::uint64_t element;  // number of its first element in the tensor
   bool whole;             // no element lies beyond the end
-  bool grouped;           // its group of 64 columns is one of Philox blocks
+  bool grouped;           // rows are whole groups of Philox blocks
 };
 
 template <int Most>
@@ -37,18 +38,16 @@ __device__ tile_place place_of(element_inputs<Most> const& in, index_t row, inde
 }
 
 /// Prunes a tile in place.
+/// @param keys    of the plan's seed
+/// @param paired  as `random_words`
 template <tile_layout L, class Plan>
-__device__ void prune_tile(Plan const& plan, tile_place const& at, float (&x)[tile_elements]) {
+__device__ void prune_tile(Plan const& plan, random_keys const& keys, bool paired, tile_place const& at, float (&x)[tile_elements]) {
   if constexpr (plan_takes_words<Plan> && L == tile_layout::spread) {
     if (at.whole && at.grouped) {
-      // Each of two Philox blocks serves four elements, 16 columns apart.
-      std::uint64_t const block = (at.element >> 6 << 4) + (at.element & 15u);
+      std::uint32_t word[tile_elements];
+      random_words(keys, plan.stream, at.element, paired, word);
 #pragma unroll
-      for (int n = 0; n < 2; ++n) {
-        philox_block const random = philox4x32(plan.seed, block + static_cast<std::uint64_t>(n), plan.stream);
-#pragma unroll
-        for (int k = 0; k < 4; ++k) { x[2 * k + n] = plan.with_word(x[2 * k + n], random.word[k], at.row, at.col + k * sum_order::lanes + n); }
-      }
+      for (int j = 0; j < tile_elements; ++j) { x[j] = plan.with_word(x[j], word[j], at.row, at.col + tile_column<L>(j)); }
       return;
     }
 #pragma unroll 1
