@@ -31,8 +31,8 @@ struct sampled_stream {
 };
 
 inline constexpr int sample_threads = 1024;
-inline constexpr int sample_tiles = 4;                                                 // a thread
-inline constexpr int sampled_chunk_steps = 8;
+inline constexpr int sample_tiles = 2;                                                 // a thread
+inline constexpr int sampled_chunk_steps = 4;
 inline constexpr index_t sampled_chunk = 256 * tile_elements * sampled_chunk_steps;  // elements of a block
 inline constexpr unsigned chunk_candidates = 1536;                                    // of a model
 
@@ -41,8 +41,9 @@ struct sampled_arguments {
   element_inputs<Most> in;        // one row
   sampled_stream* streams;
   std::uint32_t* equals;          // [chunks, models]: elements that equal `middle`
-  unsigned long long* candidates; // [models, room]: order << 32 | number of the element
+  unsigned long long* candidates; // [models, room]: order << index_bits | number of the element; the first order is 0
   unsigned long long room;
+  int index_bits;
 };
 
 /// What ranks first is taken first.
@@ -76,7 +77,7 @@ BRAID_KERNEL void __launch_bounds__(sample_threads) sample_kernel(__grid_constan
   // Ranks from the top.
   double const share = static_cast<double>(stream.wanted) / static_cast<double>(a.in.cols);
   double const q = stream.largest ? share : 1.0 - share;
-  double const margin = 6.0 * ::sqrt(samples * q * (1.0 - q)) + 2.0;
+  double const margin = 5.0 * ::sqrt(samples * q * (1.0 - q)) + 2.0;
   double const ranks[3] = {q * samples + margin, q * samples, q * samples - margin};
   std::uint32_t value[3] = {0, 0, 0};
   for (int bit = 30; bit >= 0; --bit) {
@@ -130,15 +131,19 @@ BRAID_KERNEL void __launch_bounds__(256) count_around_kernel(__grid_constant__ s
   if (threadIdx.x < 4 * N) { counts[threadIdx.x] = 0; }
   __syncthreads();
   std::uint32_t low[N];
-  std::uint32_t span[N];
+  std::uint32_t high[N];
   std::uint32_t middle[N];
+  bool largest[N];
   std::uint32_t above[N];
   std::uint32_t equal[N];
 #pragma unroll
   for (int i = 0; i < N; ++i) {
     low[i] = a.streams[i].low;
-    span[i] = a.streams[i].high - low[i];
+    high[i] = a.streams[i].high;
     middle[i] = a.streams[i].middle;
+    largest[i] = a.streams[i].largest;
+    lowest_order[i] = order_of(largest[i], largest[i] ? high[i] : low[i]);
+    larger[i] = 0;
     above[i] = 0;
     equal[i] = 0;
   }
@@ -151,19 +156,28 @@ BRAID_KERNEL void __launch_bounds__(256) count_around_kernel(__grid_constant__ s
     load_elements<N, tile_layout::together>(a.in, 0, col, whole, tile);
 #pragma unroll
     for (int i = 0; i < N; ++i) {
+      std::uint32_t inside = 0;  // a bit an element
 #pragma unroll
       for (int j = 0; j < tile_elements; ++j) {
         if (!whole && col + j >= a.in.cols) { continue; }
         std::uint32_t const key = magnitude_key(tile.x[i][j]);
-        std::uint32_t const over = key - low[i];
-        above[i] += key > low[i] + span[i] ? 1u : 0u;
+        above[i] += key > high[i] ? 1u : 0u;
         equal[i] += key == middle[i] ? 1u : 0u;
-        if (over <= span[i] && key != middle[i]) {
-          std::uint32_t const slot = atomicAdd(&kept_count[i], 1u);
+        inside |= key - low[i] <= high[i] - low[i] && key != middle[i] ? 1u << j : 0u;
+      }
+      if (inside != 0) {
+#pragma unroll
+        for (int j = 0; j < tile_elements; ++j) { larger[i] += (inside >> j & 1u) != 0 && magnitude_key(tile.x[i][j]) > middle[i] ? 1u : 0u; }
+        std::uint32_t slot = atomicAdd(&kept_count[i], static_cast<std::uint32_t>(__popc(inside)));
+#pragma unroll
+        for (int j = 0; j < tile_elements; ++j) {
+          if ((inside >> j & 1u) == 0) { continue; }
           if (slot < chunk_candidates) {
-            kept[i * chunk_candidates + slot] =
-                static_cast<unsigned long long>(order_of(a.streams[i].largest, key)) << 32 | static_cast<std::uint32_t>(col + j);
+            kept[static_cast<unsigned>(i) * chunk_candidates + slot] =
+                static_cast<unsigned long long>(order_of(largest[i], magnitude_key(tile.x[i][j])) - lowest_order[i]) << a.index_bits |
+                static_cast<unsigned long long>(col + j);
           }
+          ++slot;
         }
       }
     }
@@ -172,9 +186,11 @@ BRAID_KERNEL void __launch_bounds__(256) count_around_kernel(__grid_constant__ s
   for (int i = 0; i < N; ++i) {
     std::uint32_t const of_warp_above = __reduce_add_sync(0xFFFFFFFFu, above[i]);
     std::uint32_t const of_warp_equal = __reduce_add_sync(0xFFFFFFFFu, equal[i]);
+    std::uint32_t const of_warp_larger = __reduce_add_sync(0xFFFFFFFFu, larger[i]);
     if (threadIdx.x % 32 == 0) {
       atomicAdd(&above_count[i], of_warp_above);
       atomicAdd(&equal_count[i], of_warp_equal);
+      atomicAdd(&larger_count[i], of_warp_larger);
     }
   }
   __syncthreads();
@@ -185,22 +201,15 @@ BRAID_KERNEL void __launch_bounds__(256) count_around_kernel(__grid_constant__ s
     if (count > chunk_candidates || place[threadIdx.x] + count > a.room) { stream.overflow = true; }
     atomicAdd(&stream.above, static_cast<unsigned long long>(above_count[threadIdx.x]));
     atomicAdd(&stream.equal, static_cast<unsigned long long>(equal_count[threadIdx.x]));
+    atomicAdd(&stream.larger, static_cast<unsigned long long>(larger_count[threadIdx.x]));
     a.equals[static_cast<index_t>(blockIdx.x) * N + threadIdx.x] = equal_count[threadIdx.x];
   }
   __syncthreads();
   for (int i = 0; i < N; ++i) {
     std::uint32_t const count = kept_count[i] < chunk_candidates ? kept_count[i] : chunk_candidates;
-    bool const largest = a.streams[i].largest;
     for (std::uint32_t k = threadIdx.x; k < count && place[i] + k < a.room; k += blockDim.x) {
-      unsigned long long const one = kept[static_cast<unsigned>(i) * chunk_candidates + k];
-      a.candidates[static_cast<unsigned>(i) * a.room + place[i] + k] = one;
-      std::uint32_t const key = order_of(largest, static_cast<std::uint32_t>(one >> 32));
-      if (key > middle[0 + i]) { atomicAdd(&larger_count[i], 1u); }
+      a.candidates[static_cast<unsigned>(i) * a.room + place[i] + k] = kept[static_cast<unsigned>(i) * chunk_candidates + k];
     }
-  }
-  __syncthreads();
-  if (threadIdx.x < N && larger_count[threadIdx.x] != 0) {
-    atomicAdd(&a.streams[threadIdx.x].larger, static_cast<unsigned long long>(larger_count[threadIdx.x]));
   }
 }
 
@@ -285,20 +294,29 @@ BRAID_KERNEL void __launch_bounds__(1024) find_cut_kernel(__grid_constant__ samp
   }
 }
 
-/// counts[bin] += candidates that begin with `prefix`, by the 11 bits above `shift`.
-BRAID_KERNEL void count_candidates_kernel(unsigned long long const* candidates, unsigned long long count, unsigned long long prefix, int shift,
-                                          std::uint32_t* counts) {
+/// Which candidates a pass counts.
+struct candidate_pass {
+  unsigned long long const* candidates[most_count_streams];
+  unsigned long long count[most_count_streams];
+  unsigned long long prefix[most_count_streams];
+  int shift;
+  int bits;
+  std::uint32_t* counts;  // [streams, bins]
+};
+
+/// counts[stream, bin] += candidates that begin with the stream's prefix, by the `bits` bits above `shift`.
+BRAID_KERNEL void count_candidates_kernel(__grid_constant__ candidate_pass const a, std::uint32_t stream, std::uint32_t blocks) {
   BRAID_BLOCK_OBJECT(std::uint32_t, bins[count_bins]);
   for (unsigned b = threadIdx.x; b < count_bins; b += blockDim.x) { bins[b] = 0; }
   __syncthreads();
-  unsigned long long const step = static_cast<unsigned long long>(gridDim.x) * blockDim.x;
-  for (unsigned long long i = static_cast<unsigned long long>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) {
-    unsigned long long const one = candidates[i];
-    if (one >> shift >> count_bits == prefix) { atomicAdd(&bins[one >> shift & (count_bins - 1)], 1u); }
+  unsigned long long const step = static_cast<unsigned long long>(blocks) * blockDim.x;
+  for (unsigned long long i = static_cast<unsigned long long>(blockIdx.x) * blockDim.x + threadIdx.x; i < a.count[stream]; i += step) {
+    unsigned long long const one = a.candidates[stream][i];
+    if (one >> a.shift >> a.bits == a.prefix[stream]) { atomicAdd(&bins[one >> a.shift & ((1u << a.bits) - 1u)], 1u); }
   }
   __syncthreads();
   for (unsigned b = threadIdx.x; b < count_bins; b += blockDim.x) {
-    if (bins[b] != 0) { atomicAdd(&counts[b], bins[b]); }
+    if (bins[b] != 0) { atomicAdd(&a.counts[stream * count_bins + b], bins[b]); }
   }
 }
 

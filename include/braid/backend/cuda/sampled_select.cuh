@@ -5,23 +5,64 @@
 #include <braid/backend/cuda/sampled_kernel.cuh>
 #include <braid/backend/cuda/value_select.cuh>
 
+#include <bit>
+
 BRAID_NAMESPACE_BEGIN
 namespace detail {
 
-/// The last of `rank` candidates, by passes of 11 bits. Waits.
-inline unsigned long long nth_candidate(cuda const& be, unsigned long long const* candidates, unsigned long long count, unsigned long long rank) {
-  unsigned long long prefix = 0;
-  for (int shift = 55; shift >= 0; shift -= count_bits) {  // 66 bits
-    device_buffer<std::uint32_t> const there = be.make_buffer<std::uint32_t>(count_bins);
-    check_cuda(cudaMemsetAsync(there.data(), 0, count_bins * sizeof(std::uint32_t), be.stream()), "clearing counts");
-    count_candidates_kernel<<<132, 512, 0, be.stream()>>>(candidates, count, prefix, shift, there.data());
+/// Finds cuts among candidates, by passes of 11 bits over all streams that ask for it. Waits.
+inline void search_candidates(cuda const& be, sampled_arguments<most_few_models> const& a, std::vector<sampled_stream>& streams) {
+  candidate_pass pass{};
+  std::vector<unsigned long long> rank;
+  std::uint32_t most_span = 0;
+  auto const lowest = [](sampled_stream const& s) { return s.largest ? 0x7FFFFFFFu - s.high : s.low; };
+  for (std::size_t i = 0; i < streams.size(); ++i) {
+    bool const asks = streams[i].state == sampled_stream::among_candidates;
+    pass.candidates[i] = a.candidates + i * a.room;
+    pass.count[i] = asks ? streams[i].candidates : 0;
+    rank.push_back(streams[i].rank);
+    if (asks) { most_span = std::max(most_span, streams[i].high - streams[i].low); }
+  }
+  // Whole passes over the magnitudes' bits, then over the numbers'.
+  std::vector<int> shifts;
+  for (int left = std::bit_width(most_span); left > 0; left -= count_bits) { shifts.push_back(a.index_bits + std::max(0, left - count_bits)); }
+  for (int left = a.index_bits; left > 0; left -= count_bits) { shifts.push_back(std::max(0, left - count_bits)); }
+  auto const kernel_blocks = std::uint32_t{64};
+  device_buffer<std::uint32_t> const there = be.make_buffer<std::uint32_t>(streams.size() * count_bins);
+  pass.counts = there.data();
+  int above = a.index_bits + std::bit_width(most_span);  // bits below those of the prefix
+  for (int const shift : shifts) {
+    pass.shift = shift;
+    pass.bits = above - shift;
+    above = shift;
+    check_cuda(cudaMemsetAsync(there.data(), 0, there.size() * sizeof(std::uint32_t), be.stream()), "clearing counts");
+    for (std::uint32_t i = 0; i < streams.size(); ++i) {
+      if (pass.count[i] > 0) { count_candidates_kernel<<<kernel_blocks, 512, 0, be.stream()>>>(pass, i, kernel_blocks); }
+    }
     check_cuda(cudaGetLastError(), "starting a selection");
     auto const counts = download(be, there);
-    std::uint32_t bin = 0;
-    for (; bin + 1 < count_bins && counts[bin] < rank; ++bin) { rank -= counts[bin]; }
-    prefix = prefix << count_bits | bin;
+    bool open = false;
+    for (std::size_t i = 0; i < streams.size(); ++i) {
+      if (pass.count[i] == 0) { continue; }
+      std::uint32_t const* const bins = counts.data() + i * count_bins;
+      std::uint32_t bin = 0;
+      for (; bin + 1 < count_bins && bins[bin] < rank[i]; ++bin) { rank[i] -= bins[bin]; }
+      pass.prefix[i] = pass.prefix[i] << pass.bits | bin;
+      // Where all of a magnitude's elements are taken it doesn't matter where the last one lies.
+      bool const whole = shift == a.index_bits && bins[bin] == rank[i];
+      if (!whole && shift > 0) {
+        open = true;
+        continue;
+      }
+      sampled_stream& s = streams[i];
+      unsigned long long const at = pass.prefix[i] << shift;
+      auto const order = static_cast<std::uint32_t>(at >> a.index_bits) + lowest(s);
+      s.cut = {s.largest ? 0x7FFFFFFFu - order : order, whole ? a.in.cols : static_cast<index_t>(at & ((1ull << a.index_bits) - 1))};
+      s.state = sampled_stream::found;
+      pass.count[i] = 0;
+    }
+    if (!open) { return; }
   }
-  return prefix;
 }
 
 /// The cuts that take `wanted[i]` elements of the delta of model i, where one pass finds them: models that it doesn't suit, or
@@ -45,7 +86,8 @@ inline std::vector<std::optional<magnitude_cut>> select_by_sample(device_method_
   }
   device_buffer<sampled_stream> const there = upload(be, streams);
   auto const chunks = static_cast<std::uint32_t>((elements + sampled_chunk - 1) / sampled_chunk);
-  a.room = static_cast<unsigned long long>(elements / 16);
+  a.room = static_cast<unsigned long long>(elements / 8);
+  a.index_bits = std::bit_width(static_cast<std::uint64_t>(elements));
   device_buffer<std::uint32_t> const equals = be.make_buffer<std::uint32_t>(chunks * n);
   device_buffer<unsigned long long> const candidates = be.make_buffer<unsigned long long>(a.room * n);
   a.streams = there.data();
@@ -61,15 +103,11 @@ inline std::vector<std::optional<magnitude_cut>> select_by_sample(device_method_
   find_cut_kernel<<<static_cast<unsigned>(n), 1024, 0, be.stream()>>>(a, chunks);
   check_cuda(cudaGetLastError(), "starting a selection");
   streams = download(be, there);
+  if (std::any_of(streams.begin(), streams.end(), [](auto const& s) { return s.state == sampled_stream::among_candidates; })) {
+    search_candidates(be, a, streams);
+  }
   for (std::size_t i = 0; i < n; ++i) {
-    sampled_stream const& s = streams[i];
-    if (s.state == sampled_stream::found) {
-      cuts[i] = s.cut;
-    } else if (s.state == sampled_stream::among_candidates) {
-      unsigned long long const last = nth_candidate(be, candidates.data() + i * a.room, s.candidates, s.rank);
-      auto const key = static_cast<std::uint32_t>(last >> 32);
-      cuts[i] = magnitude_cut{s.largest ? 0x7FFFFFFFu - key : key, static_cast<index_t>(last & 0xFFFFFFFFu)};
-    }
+    if (streams[i].state == sampled_stream::found) { cuts[i] = streams[i].cut; }
   }
   return cuts;
 }
