@@ -1,4 +1,4 @@
-#include <braid/backend/cuda/fused_kernel.cuh>
+#include <braid/backend/cuda/ring_kernel.cuh>
 
 #include "support/catch.hpp"
 #include "support/random_models.hpp"
@@ -37,6 +37,8 @@ struct fused_case {
   int cluster = 0;  // 0: as planned
   std::size_t offset = 0;
   bool allow_nonfinite = false;
+  int ring_slots = 0;  // channels stream through a ring of as many; 0: a cluster of blocks for each channel
+  int blocks = 1;      // that share them
 };
 
 /// Compares the emulated kernel with the CPU backend.
@@ -95,7 +97,6 @@ void check_kernel(family const& f, Prune const& prune, Consensus const& consensu
   a.plan = plan;
   a.channels = source.channels;
   a.cols = source.cols;
-  a.ahead = 2;
   a.experts = n;
   a.groups = c.groups;
   a.lambda = options.lambda;
@@ -116,8 +117,26 @@ void check_kernel(family const& f, Prune const& prune, Consensus const& consensu
     a.same_keys = true;
   }
   a.out = {pool.data, pool.data + rows * row_bytes, static_cast<index_t>(most_extra), label.data(), &totals};
-  emulated::run(static_cast<int>(rows) * plan.cluster, plan.cluster, plan.threads, plan.shared_bytes, sizeof(detail::tile_state),
-                [&a] { detail::fused_merge_kernel<T, Most, plan_type, Consensus>(a); });
+  if (c.ring_slots == 0) {
+    emulated::run(static_cast<int>(rows) * plan.cluster, plan.cluster, plan.threads, plan.shared_bytes, sizeof(detail::tile_state),
+                  [&a] { detail::fused_merge_kernel<T, Most, plan_type, Consensus>(a); });
+  } else if constexpr (Most == detail::most_warp_experts) {
+    REQUIRE(a.clusters);
+    REQUIRE(a.whole_copies);
+    std::size_t const slot = static_cast<std::size_t>(n + 1) * 2 * 512 * sizeof(T) + static_cast<std::size_t>(n * (n + 1)) * 4;
+    a.ring = detail::plan_ring(source.cols, n, sizeof(T), static_cast<std::size_t>(c.ring_slots) * slot + 100, {2, 1, 2});
+    REQUIRE(a.ring.slots > 0);
+    REQUIRE(a.ring.slots <= c.ring_slots);
+    for (int again = 0; again < 2; ++again) {  // the second time with the counters that the first has left
+      auto const before = totals;
+      emulated::run(c.blocks, 1, a.ring.warps.threads(), a.ring.shared_bytes, sizeof(detail::ring_state),
+                    [&a] { detail::ring_merge_kernel<T, plan_type, Consensus>(a); });
+      if (again == 1) {
+        CHECK(totals.similarity == 2 * before.similarity);
+        totals = before;
+      }
+    }
+  }
 
   CHECK(totals.first_bad == ~0ull);
   index_t extra = cpu.channels();
@@ -215,4 +234,55 @@ TEST_CASE("more experts in the emulated kernel", "[emulated]") {
     c.groups = random.between(2, n - 1);
     check_kernel<braid::bfloat16, 10>(f, braid::prune::none{}, braid::consensus::mean{}, random_similarity(random), c);
   }
+}
+
+TEST_CASE("channels that stream through an emulated ring give the CPU's bytes", "[emulated]") {
+  random_source random(505);
+  for (int round = 0; round < 12; ++round) {
+    int const n = random.between(3, 4);
+    bool const single = round % 4 == 3;
+    family f = random_family(random, single ? dtype::f32 : dtype::bf16, random.between(3, 9), 16 * random.between(1, 80), n);
+    if (round % 3 == 0) { share_rows(random, f); }
+    fused_case c;
+    c.groups = random.between(2, n - 1);
+    c.ring_slots = random.between(4, 7);
+    c.blocks = random.between(1, 2);
+    braid::similarity::any similarity = braid::similarity::cosine{};
+    if (round % 2 == 0) { similarity = braid::similarity::balanced{}; }
+    if (single) {
+      check_kernel<float, 4>(f, braid::prune::none{}, braid::consensus::mean{}, similarity, c);
+    } else {
+      check_kernel<braid::bfloat16, 4>(f, braid::prune::none{}, braid::consensus::mean{}, similarity, c);
+    }
+  }
+}
+
+TEST_CASE("random pruning in an emulated ring", "[emulated]") {
+  random_source random(506);
+  for (int round = 0; round < 8; ++round) {
+    int const n = random.between(3, 4);
+    family f = random_family(random, dtype::bf16, 4, round % 4 == 3 ? 16 * random.between(1, 60) : 128 * random.between(1, 10), n);
+    if (round == 2) { share_rows(random, f); }
+    fused_case c;
+    c.groups = 2;
+    c.ring_slots = 4;
+    double const densities[] = {0.0, 1.0, 1e-6, 0.7, random.unit(), random.unit(), random.unit(), random.unit()};
+    check_kernel<braid::bfloat16, 4>(f, braid::prune::dare{.density = densities[round], .seed = random.bits()}, braid::consensus::ties{},
+                                     braid::similarity::cosine{}, c);
+  }
+}
+
+TEST_CASE("sums are divided on the device as they are on the host", "[emulated]") {
+  random_source random(507);
+  auto const check = [](float x) {
+    REQUIRE(__float_as_uint(detail::divide_by<2>(x)) == __float_as_uint(x / 2.0f));
+    REQUIRE(__float_as_uint(detail::divide_by<3>(x)) == __float_as_uint(x / 3.0f));
+    REQUIRE(__float_as_uint(detail::divide_by<4>(x)) == __float_as_uint(x / 4.0f));
+  };
+  for (int i = 0; i < 300000; ++i) {
+    float const x = __uint_as_float(static_cast<unsigned>(random.bits() >> 32));
+    if (x == x) { check(x); }
+  }
+  for (unsigned bits = 0; bits < 100000; ++bits) { check(__uint_as_float(bits)); }
+  for (float const x : {-0.0f, HUGE_VALF, -HUGE_VALF, 3.4028235e38f, 1.17549435e-38f}) { check(x); }
 }

@@ -220,8 +220,9 @@ inline std::vector<float> pruned_delta(recipe const& r, family const& f, std::si
   }
   std::uint64_t const stream = braid::stream_hash(f.tensor, f.experts[expert].name);
   auto const word = [&](std::size_t element) {
-    return static_cast<double>(braid::philox_word(r.seed, stream, element));
+    return static_cast<double>(braid::philox_element(r.seed, stream, element));
   };
+  auto const of_65536 = [](double p) { return p > 0.0 ? std::max(1.0, std::floor(p * 65536.0 + 0.5)) : 0.0; };
   auto const kept_of = [&](index_t n) { return static_cast<index_t>(std::floor(r.density * static_cast<double>(n))); };
   auto const row_of = [&](index_t row) {
     return std::vector<float>(delta.begin() + row * cols, delta.begin() + (row + 1) * cols);
@@ -231,7 +232,8 @@ inline std::vector<float> pruned_delta(recipe const& r, family const& f, std::si
     case pipeline::none_sum: return delta;
     case pipeline::dare_sum:
       for (std::size_t i = 0; i < delta.size(); ++i) {
-        delta[i] = word(i) < std::floor(r.density * 0x1p32) ? delta[i] * static_cast<float>(1.0 / r.density) : 0.0f;
+        double const below = of_65536(r.density);
+        delta[i] = word(i) < below ? delta[i] * static_cast<float>(1.0 / (below / 65536.0)) : 0.0f;
       }
       return delta;
     case pipeline::magnitude_ties: return keep_largest(delta, kept_of(rows * cols));
@@ -250,7 +252,8 @@ inline std::vector<float> pruned_delta(recipe const& r, family const& f, std::si
           double const low = cols == 1 ? r.density : r.density - r.epsilon;
           double const rise = cols == 1 ? 0.0 : 2.0 * r.epsilon / static_cast<double>(cols - 1);
           float const p = std::min(static_cast<float>(low) + static_cast<float>(rise) * rank, 1.0f);
-          delta[at] = word(at) < std::floor(static_cast<double>(p) * 0x1p32) ? delta[at] / p : 0.0f;
+          double const below = of_65536(static_cast<double>(p));
+          delta[at] = word(at) < below ? delta[at] / static_cast<float>(below / 65536.0) : 0.0f;
         }
       }
       return delta;

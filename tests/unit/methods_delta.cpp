@@ -214,7 +214,7 @@ TEST_CASE("the same mask gives the same merge, whoever made it", "[method][delta
     double const density = 0.1 + 0.8 * random.unit();
     for (std::size_t i = 0; i < kept.size(); ++i) {
       for (std::size_t e = 0; e < kept[i].size(); ++e) {
-        auto const word = braid::philox_word(7, braid::stream_hash(c.f.tensor, c.f.experts[i].name), e);
+        auto const word = braid::philox_element(7, braid::stream_hash(c.f.tensor, c.f.experts[i].name), e);
         kept[i][e] = word < braid::keep_threshold(density) ? 1 : 0;
       }
     }

@@ -36,18 +36,20 @@ TEST_CASE("Philox4x32-10 gives the published known answers", "[philox]") {
   }
 }
 
-TEST_CASE("sixty-four elements of a stream are four words of sixteen blocks", "[philox]") {
+TEST_CASE("a hundred and twenty-eight elements of a stream are the eight halves of sixteen blocks", "[philox]") {
   constexpr std::uint64_t seed = 0x0123456789ABCDEFu;
   constexpr std::uint64_t stream = 0xFEDCBA9876543210u;
   for (std::uint64_t const e :
        {std::uint64_t{0}, std::uint64_t{1}, std::uint64_t{2}, std::uint64_t{3}, std::uint64_t{4},
         std::uint64_t{0x3FFFFFFFFu}, std::uint64_t{0x400000000u}, std::numeric_limits<std::uint64_t>::max()}) {
-    CHECK(braid::philox_word(seed, stream, e) ==
-          braid::philox4x32(seed, e / 64 * 16 + e % 16, stream).word[e % 64 / 16]);
+    std::uint32_t const word = braid::philox4x32(seed, e / 128 * 16 + e % 16, stream).word[e % 128 / 32];
+    CHECK(braid::philox_element(seed, stream, e) == (e / 16 % 2 == 0 ? word % 65536 : word / 65536));
   }
   // Constant evaluation is the proof that there is no state.
-  static_assert(braid::philox_word(0, 0, 0) == 0x6627E8D5u);
-  static_assert(braid::philox_word(0, 0, 48) == 0x9B00DBD8u);
+  static_assert(braid::philox_element(0, 0, 0) == 0xE8D5u);
+  static_assert(braid::philox_element(0, 0, 16) == 0x6627u);
+  static_assert(braid::philox_element(0, 0, 96) == 0xDBD8u);
+  static_assert(braid::philox_element(0, 0, 112) == 0x9B00u);
 }
 
 TEST_CASE("a draw is two words, the low half first", "[philox]") {
@@ -57,29 +59,32 @@ TEST_CASE("a draw is two words, the low half first", "[philox]") {
   }
 }
 
-TEST_CASE("seeds, streams and elements that differ in one bit give unrelated words", "[philox]") {
-  std::uint32_t const word = braid::philox_word(1, 2, 3);
+TEST_CASE("seeds, streams and elements that differ in one bit give unrelated numbers", "[philox]") {
+  // Of numbers that have nothing to do with each other, one in 65536 pairs is equal: three of 192 never are.
+  std::uint32_t const number = braid::philox_element(1, 2, 3);
+  int equal = 0;
   for (int bit = 0; bit < 64; ++bit) {
     std::uint64_t const flip = std::uint64_t{1} << bit;
-    CHECK(braid::philox_word(1 ^ flip, 2, 3) != word);
-    CHECK(braid::philox_word(1, 2 ^ flip, 3) != word);
-    CHECK(braid::philox_word(1, 2, 3 ^ flip) != word);
+    equal += braid::philox_element(1 ^ flip, 2, 3) == number ? 1 : 0;
+    equal += braid::philox_element(1, 2 ^ flip, 3) == number ? 1 : 0;
+    equal += braid::philox_element(1, 2, 3 ^ flip) == number ? 1 : 0;
   }
+  CHECK(equal < 3);
 }
 
-TEST_CASE("density 1 keeps every word, 0 none, and the threshold is the floor of density times 2^32", "[philox]") {
-  static_assert(braid::keep_threshold(1.0) == std::uint64_t{1} << 32);
+TEST_CASE("density 1 keeps every element, 0 none, and the threshold is the nearest of 65536", "[philox]") {
+  static_assert(braid::keep_threshold(1.0) == 65536);
   static_assert(braid::keep_threshold(0.0) == 0);
-  static_assert(braid::keep_threshold(0.5) == std::uint64_t{1} << 31);
-  CHECK(braid::keep_threshold(0.7) == 3006477107u);  // 3006477107.2
-  CHECK(braid::keep_threshold(0x1p-32) == 1);
-  CHECK(braid::keep_threshold(0x1.8p-32) == 1);
-  CHECK(braid::keep_threshold(0x1p-33) == 0);
-  CHECK(braid::keep_threshold(1.0 - 0x1p-53) == 0xFFFFFFFFu);
+  static_assert(braid::keep_threshold(0.5) == 32768);
+  CHECK(braid::keep_threshold(0.7) == 45875);  // 45875.2
+  CHECK(braid::keep_threshold(0.3) == 19661);  // 19660.8
+  CHECK(braid::keep_threshold(0x1p-16) == 1);
+  CHECK(braid::keep_threshold(1e-12) == 1);
+  CHECK(braid::keep_threshold(1.0 - 0x1p-53) == 65536);
   CHECK(braid::keep_threshold(-0.1) == 0);
-  CHECK(braid::keep_threshold(2.0) == std::uint64_t{1} << 32);
+  CHECK(braid::keep_threshold(2.0) == 65536);
   CHECK(braid::keep_threshold(std::numeric_limits<double>::quiet_NaN()) == 0);
-  CHECK(std::uint64_t{0xFFFFFFFFu} < braid::keep_threshold(1.0));
+  CHECK(braid::keep_probability(45875) == 45875.0 / 65536.0);
 }
 
 TEST_CASE("the kept fraction is the density", "[philox]") {
@@ -87,7 +92,7 @@ TEST_CASE("the kept fraction is the density", "[philox]") {
   for (double const density : {0.1, 0.5, 0.7, 0.99}) {
     int kept = 0;
     for (int e = 0; e < count; ++e) {
-      kept += braid::philox_word(42, 1, static_cast<std::uint64_t>(e)) < braid::keep_threshold(density) ? 1 : 0;
+      kept += braid::philox_element(42, 1, static_cast<std::uint64_t>(e)) < braid::keep_threshold(density) ? 1 : 0;
     }
     // Five standard deviations of a binomial are at most 5 * sqrt(count / 4) = 791.
     CHECK(std::abs(kept - density * count) < 791);
@@ -113,7 +118,7 @@ TEST_CASE("bounded integers are in range and uniform", "[philox]") {
 
 TEST_CASE("a bounded integer is the upper part of a 96-bit product", "[philox]") {
   for (std::uint64_t d = 0; d < 1000; ++d) {
-    auto const n = static_cast<std::uint32_t>(braid::philox_word(5, 6, d));
+    auto const n = static_cast<std::uint32_t>(braid::philox_draw(5, 6, d));
     std::uint64_t const bits = braid::philox_draw(8, 9, d);
     // Schoolbook, one bit of n at a time: (bits * n) >> 64.
     std::uint64_t low = 0;

@@ -8,9 +8,10 @@
 ///   key      word 0 = low 32 bits of the seed,          word 1 = its high 32 bits
 ///   counter  word 0 = low 32 bits of the block number,  word 1 = its high 32 bits
 ///            word 2 = low 32 bits of the stream,        word 3 = its high 32 bits
-///   element e of a stream is word (e >> 4) & 3 of block (e >> 6) * 16 + (e & 15).
-/// So 16 consecutive blocks serve 64 consecutive elements, and 16 elements in a row are the same word of 16 blocks in a
-/// row: SIMD lanes need no shuffle, and a GPU thread that takes pieces 16 elements apart uses all its words.
+///   a block is eight numbers of 16 bits: the lower half of word 0, its upper half, the lower half of word 1, ...
+///   element e of a stream is number (e >> 4) & 7 of block (e >> 7) * 16 + (e & 15).
+/// So 16 consecutive blocks serve 128 consecutive elements, and 16 elements in a row are the same half of the same word of 16
+/// blocks in a row: SIMD lanes need no shuffle, and a GPU thread that takes elements 16 apart uses all its words.
 /// A stream is the 64-bit hash of a tensor's and an expert's name: `stream_hash` in core/hash.hpp.
 
 #include <braid/config.hpp>
@@ -50,13 +51,14 @@ BRAID_HD constexpr philox_block philox4x32(std::uint64_t key, std::uint64_t coun
   return c;
 }
 
-/// Element `element` of a stream: 32 uniform bits.
-BRAID_HD constexpr std::uint32_t philox_word(std::uint64_t seed, std::uint64_t stream, std::uint64_t element) noexcept {
-  return philox4x32(seed, (element >> 6) << 4 | (element & 15u), stream).word[(element >> 4) & 3u];
+/// Element `element` of a stream: 16 uniform bits, a number from 0 to 65535.
+BRAID_HD constexpr std::uint32_t philox_element(std::uint64_t seed, std::uint64_t stream, std::uint64_t element) noexcept {
+  std::uint32_t const word = philox4x32(seed, (element >> 7) << 4 | (element & 15u), stream).word[(element >> 5) & 3u];
+  return word >> ((element & 16u) != 0 ? 16 : 0) & 0xFFFFu;
 }
 
 /// 64 uniform bits: words 0 and 1 (the low half first) of block draw >> 1 for an even draw, words 2 and 3 for an odd one.
-/// Take either words or draws from one stream, not both: they overlap.
+/// Take either elements or draws from one stream, not both: they overlap.
 /// @param draw  below 2^63
 BRAID_HD constexpr std::uint64_t philox_draw(std::uint64_t seed, std::uint64_t stream, std::uint64_t draw) noexcept {
   philox_block const block = philox4x32(seed, draw >> 1, stream);
@@ -79,15 +81,19 @@ BRAID_HD constexpr std::uint32_t philox_bounded(std::uint64_t seed, std::uint64_
   return static_cast<std::uint32_t>(((bits >> 32) * n + carry) >> 32);
 }
 
-/// Elements whose word is below this are kept: floor(density * 2^32), so that 1 keeps all and 0 none. A density
-/// outside [0, 1] acts like the nearer end, NaN like 0; options are checked where users set them.
-/// @param density  fraction kept. A float widened to double isn't the double that its decimals name: 0.7f and 0.7
-///                 give thresholds that differ
-BRAID_HD constexpr std::uint64_t keep_threshold(double density) noexcept {
+/// Elements whose number (`philox_element`) is below this are kept: the nearest integer to density * 65536, but at least 1
+/// for a density above 0; so 1 keeps all and 0 none. A density outside [0, 1] acts like the nearer end, NaN like 0; options
+/// are checked where users set them.
+/// @param density  fraction kept
+BRAID_HD constexpr std::uint32_t keep_threshold(double density) noexcept {
   if (!(density > 0.0)) { return 0; }
-  if (density >= 1.0) { return std::uint64_t{1} << 32; }
-  return static_cast<std::uint64_t>(density * 0x1p32);
+  if (density >= 1.0) { return 65536; }
+  auto const nearest = static_cast<std::uint32_t>(density * 65536.0 + 0.5);
+  return nearest > 0 ? nearest : 1;
 }
+
+/// The probability that an element is really kept: what rescaling divides by, so that expected values are exact.
+BRAID_HD constexpr double keep_probability(std::uint32_t threshold) noexcept { return threshold / 65536.0; }
 
 // The library's promise of equal bits, checked wherever it is compiled (Random123's known-answer vectors).
 static_assert(philox4x32(0, 0, 0).word[0] == 0x6627E8D5u && philox4x32(0, 0, 0).word[3] == 0x9B00DBD8u);

@@ -9,13 +9,13 @@ BRAID_STRICT_FP_BEGIN
 BRAID_NAMESPACE_BEGIN
 namespace prune {
 
-/// Keeps each element with probability `density`, at random, and multiplies the kept ones by 1 / density (rounded
-/// once to float32), so that the expected delta stays the same: DARE, "drop and rescale".
+/// Keeps each element with probability p, `density` to the nearest 1/65536, at random, and multiplies the kept ones by 1 / p
+/// (rounded once to float32), so that the expected delta stays the same: DARE, "drop and rescale".
 ///
-/// Element e = row * cols + column of the delta survives where its Philox word (`philox_word`; the stream is that of
-/// tensor and expert) is below floor(density * 2^32). So the mask depends on seed and names alone: not on
-/// threads, tiles, backend or the other experts. Density 1 keeps all, density 0 none.
-/// Cost: a quarter of a Philox block an element; no pass over the data.
+/// Element e = row * cols + column of the delta survives where its 16 random bits (`philox_element`; the stream is that of
+/// tensor and expert) are below 65536 p. So the mask depends on seed and names alone: not on threads, tiles, backend or the
+/// other experts. Density 1 keeps all, density 0 none, the smallest ones 1 of 65536.
+/// Cost: an eighth of a Philox block an element; no pass over the data.
 ///
 /// Yu et al., "Language Models are Super Mario" (ICML 2024, arXiv 2311.03099), section 3.
 struct dare {
@@ -31,40 +31,39 @@ struct dare {
   struct plan_type {
     std::uint64_t seed;
     std::uint64_t stream;
-    std::uint64_t threshold;
     index_t cols;
+    std::uint32_t threshold;  // 0 to 65536
     float scale;
 
     BRAID_HD constexpr float operator()(float x, index_t row, index_t col) const noexcept {
       auto const element = static_cast<std::uint64_t>(row * cols + col);
-      return with_word(x, philox_word(seed, stream, element), row, col);
+      return with_word(x, philox_element(seed, stream, element) << 16, row, col);
     }
 
-    /// The same for a caller that has the element's Philox word already.
+    /// The same for a caller that has the element's random bits already: the upper 16 of `word`. The lower ones don't matter.
     BRAID_HD constexpr float with_word(float x, std::uint32_t word, index_t, index_t) const noexcept {
       float const kept = x * scale;
-      bool const keeps = (word < static_cast<std::uint32_t>(threshold)) | ((threshold >> 32) != 0);
-      return keeps ? kept : 0.0f;
+      return (word <= last()) & (threshold != 0) ? kept : 0.0f;
     }
 
     /// The same for consecutive columns, in groups of elements that share their Philox blocks.
     BRAID_ALWAYS_INLINE void apply(float* x, int count, index_t row, index_t col) const noexcept {
       constexpr int group = braid::detail::philox_group;
       auto const first = static_cast<std::uint64_t>(row * cols + col);
-      // Words compare as signed numbers, which every instruction set can; a word is kept up to and including `last`.
+      // Words compare as signed numbers, which every instruction set can.
       constexpr std::uint32_t flip = 0x80000000u;
-      auto const last = static_cast<std::int32_t>(static_cast<std::uint32_t>(threshold - 1) ^ flip);
+      auto const top = static_cast<std::int32_t>(last() ^ flip);
       std::uint32_t const some = threshold == 0 ? 0u : ~0u;
       for (int begin = -static_cast<int>(first % group); begin < count; begin += group) {
         std::uint32_t word[4][16];
         auto const element = first + static_cast<std::uint64_t>(static_cast<std::int64_t>(begin));
-        braid::detail::philox_elements(seed, element / 4, stream, word);
+        braid::detail::philox_elements(seed, element / 8, stream, word);
         std::uint32_t keep[group];  // all ones or zero: no branch that depends on a random number
-        for (int w = 0; w < 4; ++w) {
+        for (int j = 0; j < group / 16; ++j) {
+          std::uint32_t upper[16];
+          braid::detail::philox_upper(word, j, upper);
           BRAID_VECTORISE
-          for (int b = 0; b < 16; ++b) {
-            keep[16 * w + b] = static_cast<std::int32_t>(word[w][b] ^ flip) <= last ? some : 0u;
-          }
+          for (int b = 0; b < 16; ++b) { keep[16 * j + b] = static_cast<std::int32_t>(upper[b] ^ flip) <= top ? some : 0u; }
         }
         auto const thin = [&](int i) {
           std::uint32_t const bits = braid::detail::bits_as<std::uint32_t>(x[begin + i] * scale);
@@ -80,16 +79,20 @@ struct dare {
         }
       }
     }
+
+    /// The highest word that is kept, whatever its lower half.
+    BRAID_HD constexpr std::uint32_t last() const noexcept { return (threshold << 16) - 1u; }
   };
 
   [[nodiscard]] plan_type plan(tensor_key const& key) const noexcept {
-    return {seed, key.stream, keep_threshold(density), key.cols, scale()};
+    std::uint32_t const threshold = keep_threshold(density);
+    return {seed, key.stream, key.cols, threshold, scale(threshold)};
   }
 
  private:
-  [[nodiscard]] float scale() const noexcept {
+  [[nodiscard]] float scale(std::uint32_t threshold) const noexcept {
     if (!rescale) { return 1.0f; }
-    return density > 0.0 ? static_cast<float>(1.0 / density) : 0.0f;
+    return threshold != 0 ? static_cast<float>(1.0 / keep_probability(threshold)) : 0.0f;
   }
 };
 static_assert(pruning_policy<dare>);

@@ -11,10 +11,10 @@ namespace prune {
 
 /// Keeps large elements with a higher probability than small ones: in each row the keep probability rises linearly
 /// with the rank of the magnitude, from density - epsilon (smallest) to density + epsilon (largest). A survivor is
-/// divided by its own keep probability, so every element keeps its expected value. A row of one element has
-/// probability `density`.
+/// divided by its own keep probability (to the nearest 1/65536, at least that), so every element keeps its expected value.
+/// A row of one element has probability `density`.
 ///
-/// Random words as in `dare`, so the mask depends on seed, names and ranks alone. Cost: ranks of each row (radix
+/// Random numbers as in `dare`, so the mask depends on seed, names and ranks alone. Cost: ranks of each row (radix
 /// sort, four or five passes over the row in cache).
 ///
 /// Deep et al., "DELLA-Merging" (arXiv 2406.11617), section 3.1 (MAGPRUNE); `epsilon` is half of the authors'
@@ -45,15 +45,21 @@ struct magprune {
     float step;    // and its rise from rank to rank
     bool rescale;
 
-    /// Keep probability of the element of that rank, in float32 with one rounding a step.
-    [[nodiscard]] BRAID_HD constexpr float probability(std::uint32_t rank) const noexcept {
+    /// Below how much an element of that rank is kept, of 65536: in float32 with one rounding a step.
+    [[nodiscard]] BRAID_HD constexpr std::uint32_t threshold(std::uint32_t rank) const noexcept {
       float const p = lowest + step * static_cast<float>(rank);
-      return p < 1.0f ? p : 1.0f;
+      auto const nearest = static_cast<std::int32_t>((p < 1.0f ? p : 1.0f) * 65536.0f + 0.5f);
+      return static_cast<std::uint32_t>(nearest > 1 ? nearest : 1);
+    }
+
+    /// Keep probability of the element of that rank, exact.
+    [[nodiscard]] BRAID_HD constexpr float probability(std::uint32_t rank) const noexcept {
+      return static_cast<float>(static_cast<std::int32_t>(threshold(rank))) * 0x1p-16f;
     }
 
     BRAID_HD constexpr float operator()(float x, index_t row, index_t col) const noexcept {
       auto const element = static_cast<std::uint64_t>(row * ranks.cols + col);
-      return with_word(x, philox_word(seed, stream, element), row, col);
+      return with_word(x, philox_element(seed, stream, element) << 16, row, col);
     }
 
     /// The same for consecutive columns, in groups of elements that share their Philox blocks.
@@ -63,19 +69,20 @@ struct magprune {
       for (int begin = -static_cast<int>(first % group); begin < count; begin += group) {
         std::uint32_t word[4][16];
         auto const element = first + static_cast<std::uint64_t>(static_cast<std::int64_t>(begin));
-        braid::detail::philox_elements(seed, element / 4, stream, word);
+        braid::detail::philox_elements(seed, element / 8, stream, word);
         int const from = begin < 0 ? -begin : 0;
         int const to = count - begin < group ? count - begin : group;
-        for (int i = from; i < to; ++i) { x[begin + i] = with_word(x[begin + i], word[i / 16][i % 16], row, col + begin + i); }
+        std::uint32_t upper[group / 16][16];
+        for (int j = 0; j < group / 16; ++j) { braid::detail::philox_upper(word, j, upper[j]); }
+        for (int i = from; i < to; ++i) { x[begin + i] = with_word(x[begin + i], upper[i / 16][i % 16], row, col + begin + i); }
       }
     }
 
-    /// The same for a caller that has the element's Philox word already.
+    /// The same for a caller that has the element's random bits already: the upper 16 of `word`. The lower ones don't matter.
     BRAID_HD constexpr float with_word(float x, std::uint32_t word, index_t, index_t col) const noexcept {
-      float const p = probability(ranks.rank[col]);
-      // p has 24 bits, so p * 2^32 is exact in float and the conversion truncates nothing but its fraction.
-      auto const threshold = static_cast<std::uint64_t>(p * 4294967296.0f);
-      return word < threshold ? (rescale ? x / p : x) : 0.0f;
+      std::uint32_t const below = threshold(ranks.rank[col]);
+      float const p = static_cast<float>(static_cast<std::int32_t>(below)) * 0x1p-16f;
+      return word >> 16 < below ? (rescale ? x / p : x) : 0.0f;
     }
   };
 

@@ -13,6 +13,8 @@ struct merge_totals {
   unsigned long long similarity = 0;     // a signed sum; see merged_block
   unsigned long long compared = 0;
   unsigned long long first_bad = ~0ull;  // the lowest channel with NaN, infinity or an overflowing square
+  std::uint32_t next = 0;                // channels that blocks have taken beyond their first; 0 again behind every merge
+  std::uint32_t finished = 0;            // and blocks that have taken their last
 };
 
 /// A merged tensor in device memory; the caller provides the room.

@@ -5,6 +5,7 @@
 
 #include <braid/backend/cuda/device_merged.cuh>
 #include <braid/backend/cuda/lane_gram.cuh>
+#include <braid/backend/cuda/ring_plan.hpp>
 #include <braid/backend/cuda/tile_merge.cuh>
 #include <braid/backend/cuda/warp_choice.cuh>
 
@@ -16,9 +17,9 @@ template <class Plan, class Consensus>
 struct fused_arguments {
   using plan_type = Plan;
   tile_plan plan;
+  ring_plan ring;
   index_t channels;
   index_t cols;
-  index_t ahead;  // channels between one and that which its block asks the L2 cache for
   int experts;
   int groups;
   float lambda;
@@ -43,10 +44,9 @@ __device__ void choose_groups(Arguments const& a, row_tile<T> const& tile, std::
   int const thread = static_cast<int>(threadIdx.x);
   bool suspicious = false;
   if (a.clusters) {
-    float const* const sums = reinterpret_cast<float const*>(shared + a.plan.sums_at);
+    float const* const sums = reinterpret_cast<float const*>(shared + tile.plan.sums_at);
     if (thread < tile_pair(a.experts, 0)) {
-      float total = 0.0f;
-      for (int s = 0; s < a.plan.segments; ++s) { total = total + sums[thread * a.plan.segments + s]; }
+      float const total = add_segments(sums + thread * tile.plan.segments, tile.plan.segments);
       state.dots[thread] = total;
       row_pair const p = pair_at(thread);
       suspicious = p.i == p.j && (__float_as_uint(total) & 0x7F800000u) == 0x7F800000u;
@@ -68,9 +68,9 @@ __device__ void choose_groups(Arguments const& a, row_tile<T> const& tile, std::
     if (bad) { atomicMin(&a.out.totals->first_bad, static_cast<unsigned long long>(channel)); }
   }
 
-  double* const gram = reinterpret_cast<double*>(shared + a.plan.gram_at);
+  double* const gram = reinterpret_cast<double*>(shared + tile.plan.gram_at);
   if (clustered) {
-    double* const score = reinterpret_cast<double*>(shared + a.plan.scores_at);
+    double* const score = reinterpret_cast<double*>(shared + tile.plan.scores_at);
     if (a.similarity.needs_norms()) { tile_norms(a.norms, a.experts, state); }
     tile_normalise(a.similarity, state, gram);
     tile_score_sets(a.similarity, state, gram, score);
@@ -100,27 +100,91 @@ __device__ void choose_groups(Arguments const& a, row_tile<T> const& tile, std::
 }
 
 /// What is kept of a channel beside its rows. All threads of one warp.
-/// @param by_warp whether choose_in_warp has chosen
+/// @param mine the group of this thread's expert
+/// @param agreement this thread's part of the channel's similarity, where there was anything to choose
 template <class Arguments>
-__device__ void write_labels(Arguments const& a, std::byte* shared, index_t channel, bool by_warp, tile_state const& state) {
-  int const thread = static_cast<int>(threadIdx.x) % 32;
-  if (thread < a.experts) { a.out.label[channel * a.experts + thread] = static_cast<std::uint8_t>(state.label[state.of_expert[thread]]); }
-  if (!state.clustered) { return; }
-  double const* const gram = reinterpret_cast<double const*>(shared + a.plan.gram_at);
-  long long sum = 0;
-  if (by_warp) {
-    sum = agreement_in_warp(state, gram, a.experts);
-  } else {
-    sum = tile_similarity(state, gram, thread);
-#pragma unroll
-    for (int step = 16; step > 0; step /= 2) { sum += __shfl_xor_sync(0xFFFFFFFFu, sum, step); }
-  }
-  if (thread == 0) {
-    atomicAdd(&a.out.totals->similarity, static_cast<unsigned long long>(sum));
+__device__ void write_labels(Arguments const& a, index_t channel, int mine, bool clustered, long long agreement) {
+  int const lane = static_cast<int>(threadIdx.x) % 32;
+  if (lane < a.experts) { a.out.label[channel * a.experts + lane] = static_cast<std::uint8_t>(mine); }
+  if (clustered && lane == 0) {
+    atomicAdd(&a.out.totals->similarity, static_cast<unsigned long long>(agreement));
     atomicAdd(&a.out.totals->compared, static_cast<unsigned long long>(a.experts));
   }
 }
 
+/// Where group g's row of a channel goes.
+template <class T, class Arguments>
+__device__ std::byte* place_of(Arguments const& a, index_t channel, int g) {
+  index_t const row_bytes = a.cols * static_cast<index_t>(sizeof(T));
+  return g == 0 ? a.out.group_zero + channel * row_bytes : a.out.extra + (channel * a.out.most_extra + g - 1) * row_bytes;
+}
+
+/// A channel whose rows are in shared memory: who belongs together, and each group's row in the place of its first member's.
+/// All threads of all blocks of the cluster. @return whether one warp has chosen
+template <int Most, class T, class Arguments>
+__device__ bool merge_in_block(Arguments const& a, row_tile<T> const& tile, std::byte* shared, index_t channel, unsigned rank, tile_state& state) {
+  int const thread = static_cast<int>(threadIdx.x);
+  float* const sums = reinterpret_cast<float*>(shared + tile.plan.sums_at);
+  if (a.clusters) {
+    segment_sums const all{sums, tile.plan.segments};
+    tile_gram<T, Most>(tile, a.experts, a.terms, all);
+    __syncthreads();
+    if (tile.plan.cluster > 1) {
+      all.share(tile_pair(a.experts, 0), tile.first_segment, tile.own, tile.plan.cluster, rank);
+      ptx::cluster_arrive();
+      ptx::cluster_wait();
+    }
+  }
+  bool chosen = false;
+  if (Most <= most_warp_experts && a.clusters && (!a.terms.signs || a.allow_nonfinite)) {
+    if (thread < 32) {
+      float const total = thread < tile_pair(a.experts, 0) ? add_segments(sums + thread * tile.plan.segments, tile.plan.segments) : 0.0f;
+      warp_choice const choice = choose_in_warp(total, a.experts, a.groups, a.similarity, a.norms, reinterpret_cast<double*>(shared + tile.plan.gram_at));
+      if (thread < a.experts) {
+        state.label[thread] = choice.group;
+        state.of_expert[thread] = thread;
+      }
+      if (thread == 0) {
+        for (int g = 0; g < 3; ++g) {
+          state.members[g] = choice.members[g];
+          state.rows[g] = choice.members[g];
+        }
+        state.groups = a.groups;
+        state.clustered = true;
+        state.unusual = choice.unusual;
+      }
+    }
+    __syncthreads();
+    chosen = !state.unusual;
+  }
+  if (!chosen) { choose_groups(a, tile, shared, channel, state); }
+  for (int g = 0; g < state.groups; ++g) {
+    if (__popc(state.rows[g]) > 1) { merge_tile_group<Most>(tile, __shfl_sync(0xFFFFFFFFu, state.members[g], 0), a, channel); }
+  }
+  return chosen;
+}
+
+/// Labels and similarity of a channel that `merge_in_block` has merged, by one warp.
+template <class T, class Arguments>
+__device__ void write_labels_of_block(Arguments const& a, row_tile<T> const& tile, std::byte* shared, index_t channel, bool by_warp,
+                                      tile_state const& state) {
+  int const lane = static_cast<int>(threadIdx.x) % 32;
+  int const mine = lane < a.experts ? state.label[state.of_expert[lane]] : -1;
+  long long agreement = 0;
+  if (state.clustered) {
+    double const* const gram = reinterpret_cast<double const*>(shared + tile.plan.gram_at);
+    if (by_warp) {
+      agreement = agreement_in_warp(mine, gram, a.experts);
+    } else {
+      agreement = tile_similarity(state, gram, lane);
+#pragma unroll
+      for (int step = 16; step > 0; step /= 2) { agreement += __shfl_xor_sync(0xFFFFFFFFu, agreement, step); }
+    }
+  }
+  write_labels(a, channel, mine, state.clustered, agreement);
+}
+
+/// A cluster of blocks for each channel.
 template <class T, int Most, class Plan, class Consensus>
 BRAID_KERNEL void __launch_bounds__(Most > 4 ? 256 : 320, 2) fused_merge_kernel(__grid_constant__ fused_arguments<Plan, Consensus> const a) {
   BRAID_BLOCK_MEMORY(shared);
@@ -135,8 +199,8 @@ BRAID_KERNEL void __launch_bounds__(Most > 4 ? 256 : 320, 2) fused_merge_kernel(
 
   // The rows come in.
   if (thread == 0) {
-    ptx::make_copy_barrier(&state.copies);
-    state.unusual = false;
+    ptx::make_barrier(&state.copies, 1);
+    ptx::publish_barriers();
   }
   __syncthreads();
   if (a.whole_copies) {
@@ -147,15 +211,13 @@ BRAID_KERNEL void __launch_bounds__(Most > 4 ? 256 : 320, 2) fused_merge_kernel(
     }
     if (thread < own * (a.experts + 1)) {
       int const m = thread / own;
-      std::byte const* const row = a.models[m].data + channel * a.models[m].stride;
-      tile.copy_in(m, thread - m * own, row, &state.copies);
-      if (channel + a.ahead < a.channels) { tile.prefetch(thread - m * own, row + a.ahead * a.models[m].stride); }
+      tile.copy_in(m, thread - m * own, a.models[m].data + channel * a.models[m].stride, &state.copies);
     }
     if (end < sum_order::segment) {
       for (int m = 0; m <= a.experts; ++m) { tile.clear_end(m); }
     }
     if (cluster > 1) { ptx::cluster_arrive(); }  // all blocks run before any writes to another's memory
-    ptx::wait_for_copies(&state.copies);
+    ptx::wait_for(&state.copies, 0);
   } else {
     for (int m = 0; m <= a.experts; ++m) { tile.load(m, a.models[m].data + channel * a.models[m].stride); }
     if (cluster > 1) { ptx::cluster_arrive(); }
@@ -163,48 +225,19 @@ BRAID_KERNEL void __launch_bounds__(Most > 4 ? 256 : 320, 2) fused_merge_kernel(
   __syncthreads();
   if (cluster > 1) { ptx::cluster_wait(); }
 
-  // Who belongs together?
-  float* const sums = reinterpret_cast<float*>(shared + a.plan.sums_at);
-  if (a.clusters) {
-    segment_sums const all{sums, a.plan.segments};
-    tile_gram<T, Most>(tile, a.experts, a.terms, all);
-    __syncthreads();
-    if (cluster > 1) {
-      all.share(tile_pair(a.experts, 0), first, own, a.plan.cluster, rank);
-      ptx::cluster_arrive();
-      ptx::cluster_wait();
-    }
-  }
-  bool chosen = false;
-  if (Most <= most_warp_experts && a.clusters && (!a.terms.signs || a.allow_nonfinite)) {
-    if (thread < 32) {
-      choose_in_warp(sums, a.plan.segments, a.experts, a.groups, a.similarity, a.norms, reinterpret_cast<double*>(shared + a.plan.gram_at), state);
-    }
-    __syncthreads();
-    chosen = !state.unusual;
-  }
-  if (!chosen) { choose_groups(a, tile, shared, channel, state); }
+  bool const by_warp = merge_in_block<Most>(a, tile, shared, channel, rank, state);
 
-  // Each group's row takes the place of its first member's, and all go out.
-  for (int g = 0; g < state.groups; ++g) {
-    if (__popc(state.rows[g]) > 1) {
-      merge_tile_group<Most>(tile, __shfl_sync(0xFFFFFFFFu, state.members[g], 0), a, channel);
-    }
-  }
+  // The groups' rows go out.
   ptx::publish_to_copies();
   __syncthreads();
-  index_t const row_bytes = a.cols * static_cast<index_t>(sizeof(T));
-  auto const place = [&](int g) {
-    return g == 0 ? a.out.group_zero + channel * row_bytes : a.out.extra + (channel * a.out.most_extra + g - 1) * row_bytes;
-  };
   auto const source = [&](int g) { return __ffs(static_cast<int>(state.members[g])); };  // behind the base's
   if (!a.whole_copies) {
-    for (int g = 0; g < state.groups; ++g) { tile.store(source(g), place(g)); }
+    for (int g = 0; g < state.groups; ++g) { tile.store(source(g), place_of<T>(a, channel, g)); }
   } else if (thread < own * state.groups) {
     int const g = thread / own;
-    tile.copy_out(source(g), thread - g * own, place(g));
+    tile.copy_out(source(g), thread - g * own, place_of<T>(a, channel, g));
   }
-  if (rank == 0 && thread >= 32 && thread < 64) { write_labels(a, shared, channel, chosen, state); }
+  if (rank == 0 && thread >= 32 && thread < 64) { write_labels_of_block(a, tile, shared, channel, by_warp, state); }
   if (a.whole_copies) { ptx::finish_copies_out(); }
 }
 

@@ -1,28 +1,50 @@
 #pragma once
 
-/// Starts the fused kernel.
+/// Starts the fused kernels.
 
 #include <braid/backend/cuda/device_buffer.cuh>
-#include <braid/backend/cuda/fused_kernel.cuh>
+#include <braid/backend/cuda/ring_kernel.cuh>
 
 #include <algorithm>
+#include <limits>
 
 BRAID_NAMESPACE_BEGIN
 namespace detail {
 
-/// How many channels the device works on at a time: while it does, memory brings the next ones to the L2 cache, whatever the
-/// blocks wait for. At most what fits half of that cache.
-template <class Arguments>
-index_t channels_in_flight(Arguments const& a, int device, void const* kernel) {
-  int processors = 0;
-  int cache = 0;
-  int blocks = 0;
-  check_cuda(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device), "asking a device what it is");
-  check_cuda(cudaDeviceGetAttribute(&cache, cudaDevAttrL2CacheSize, device), "asking a device what it is");
-  check_cuda(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, a.plan.threads, a.plan.shared_bytes), "asking what fits a device");
-  index_t const row = static_cast<index_t>(a.experts + 1) * a.plan.segments * a.plan.segment_bytes;
-  index_t const at_work = static_cast<index_t>(processors) * blocks / a.plan.cluster;
-  return std::max<index_t>(1, std::min(at_work, cache / 2 / row));
+inline int device_attribute(cudaDeviceAttr attribute, int device) {
+  int value = 0;
+  check_cuda(cudaDeviceGetAttribute(&value, attribute, device), "asking a device what it is");
+  return value;
+}
+
+template <class Kernel>
+void prepare_kernel(Kernel kernel, std::size_t shared_bytes) {
+  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)), "asking for shared memory");
+  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared),
+             "asking for shared memory");
+}
+
+/// Enqueues the kernel through whose blocks channels stream, where the merge is a usual one. @return whether it is
+template <class T, class Plan, class Consensus>
+[[nodiscard]] bool start_ring_merge(fused_arguments<Plan, Consensus>& a, int device, cudaStream_t stream) {
+  bool const usual = a.clusters && a.whole_copies && !a.terms.signs && a.terms.root_weight == nullptr;
+  auto const limit = static_cast<std::size_t>(device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  a.ring = plan_ring(a.cols, a.experts, sizeof(T), limit - sizeof(ring_state) - 256);
+  if (!usual || a.ring.slots == 0 || a.channels > std::numeric_limits<std::int32_t>::max() / 2) { return false; }
+  auto const kernel = ring_merge_kernel<T, Plan, Consensus>;
+  prepare_kernel(kernel, a.ring.shared_bytes);
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(std::min<index_t>(a.channels, device_attribute(cudaDevAttrMultiProcessorCount, device))));
+  config.blockDim = dim3(static_cast<unsigned>(a.ring.warps.threads()));
+  config.dynamicSmemBytes = a.ring.shared_bytes;
+  config.stream = stream;
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  check_cuda(cudaLaunchKernelEx(&config, kernel, a), "starting a merge");
+  return true;
 }
 
 /// Enqueues a fused merge of all channels.
@@ -36,12 +58,11 @@ void start_fused_merge(fused_arguments<Plan, Consensus>& a, int device, cudaStre
     a.same_keys = true;
     for (int e = 1; e < a.experts; ++e) { a.same_keys = a.same_keys && a.plans[e].seed == a.plans[0].seed; }
   }
+  if constexpr (Most <= most_warp_experts) {
+    if (start_ring_merge<T>(a, device, stream)) { return; }
+  }
   auto const kernel = fused_merge_kernel<T, Most, Plan, Consensus>;
-  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(a.plan.shared_bytes)),
-             "asking for shared memory");
-  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared),
-             "asking for shared memory");
-  a.ahead = channels_in_flight(a, device, reinterpret_cast<void const*>(kernel));
+  prepare_kernel(kernel, a.plan.shared_bytes);
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(a.channels) * static_cast<unsigned>(a.plan.cluster));
   config.blockDim = dim3(static_cast<unsigned>(a.plan.threads));

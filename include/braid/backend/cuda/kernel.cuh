@@ -32,6 +32,9 @@ __device__ inline std::uint32_t to_f16_pair(float first, float second) noexcept 
   asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(second), "f"(first));
   return word;
 }
+/// a * b + c with one rounding.
+__device__ inline float fused_multiply_add(float a, float b, float c) noexcept { return __fmaf_rn(a, b, c); }
+
 __device__ inline float from_f16(std::uint16_t bits) noexcept {
   float wide;
   asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(bits));
@@ -43,16 +46,41 @@ __device__ inline std::uint32_t shared_address(void const* p) noexcept {
   return static_cast<std::uint32_t>(__cvta_generic_to_shared(p));
 }
 
-/// A barrier in shared memory that copies complete. Made by one thread, before a barrier of all.
-__device__ inline void make_copy_barrier(std::uint64_t* barrier) noexcept {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(barrier)) : "memory");
-  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+/// A barrier in shared memory that `arrivals` threads complete, and copies. Made by one thread, before a barrier of all.
+__device__ inline void make_barrier(std::uint64_t* barrier, std::uint32_t arrivals) noexcept {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals) : "memory");
+}
+/// Behind the making of barriers, so that copies know them.
+__device__ inline void publish_barriers() noexcept { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+
+/// One thread arrives; what it wrote before is seen behind a wait.
+__device__ inline void arrive(std::uint64_t* barrier) noexcept {
+  asm volatile("mbarrier.arrive.release.cta.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
 }
 
-/// Says how many bytes the copies will bring. One thread, once.
+/// Arrives, and says how many bytes copies will bring.
 __device__ inline void expect_copies(std::uint64_t* barrier, std::uint32_t bytes) noexcept {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes) : "memory");
 }
+
+/// Whether phase number `phase` of a barrier, counted from 0, is over; of the number the lowest bit counts, so the phase is
+/// this one or the one before. May wait a little.
+__device__ inline bool is_over(std::uint64_t* barrier, std::uint32_t phase) noexcept {
+  std::uint32_t over;
+  asm volatile(
+      "{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, p;\n}"
+      : "=r"(over)
+      : "r"(shared_address(barrier)), "r"(phase & 1u)
+      : "memory");
+  return over != 0;
+}
+__device__ inline void wait_for(std::uint64_t* barrier, std::uint32_t phase) noexcept {
+  while (!is_over(barrier, phase)) {}
+}
+
+/// A word that other threads write at any time.
+__device__ inline std::int32_t peek(std::int32_t const* p) noexcept { return *const_cast<std::int32_t const volatile*>(p); }
+__device__ inline void poke(std::int32_t* p, std::int32_t x) noexcept { *const_cast<std::int32_t volatile*>(p) = x; }
 
 /// Starts copying `bytes` to shared memory; addresses and bytes are multiples of 16.
 __device__ inline void copy_in(void* shared, void const* global, std::uint32_t bytes, std::uint64_t* barrier) noexcept {
@@ -61,25 +89,11 @@ __device__ inline void copy_in(void* shared, void const* global, std::uint32_t b
                : "memory");
 }
 
-/// Asks for `bytes` to be brought to the L2 cache; address and bytes are multiples of 16.
-__device__ inline void prefetch(void const* global, std::uint32_t bytes) noexcept {
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(global), "r"(bytes) : "memory");
-}
+/// For kernels that are started while the one before ends: lets the next one's blocks come, and waits for the one before.
+__device__ inline void let_next_start() noexcept { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
+__device__ inline void wait_for_last() noexcept { asm volatile("griddepcontrol.wait;" ::: "memory"); }
 
-/// Waits until all expected bytes are there.
-__device__ inline void wait_for_copies(std::uint64_t* barrier) noexcept {
-  std::uint32_t const address = shared_address(barrier);
-  std::uint32_t done = 0;
-  while (done == 0) {
-    asm volatile(
-        "{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p, [%1], 0;\nselp.u32 %0, 1, 0, p;\n}"
-        : "=r"(done)
-        : "r"(address)
-        : "memory");
-  }
-}
-
-/// Makes this thread's ordinary writes to shared memory visible to copies out of it, behind a barrier of all.
+/// Makes this thread's ordinary accesses to shared memory and copies that begin behind a barrier of all happen in this order.
 __device__ inline void publish_to_copies() noexcept { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 /// Starts copying `bytes` from shared memory; addresses and bytes are multiples of 16.

@@ -15,13 +15,13 @@ struct gram_terms {
 };
 
 /// Adds the lane's products to `sum`: pairs (i, j <= i) of N experts, or, with `Block`, of experts i0 + i and j0 + j.
+/// @param steps groups of 16 columns; those behind a row's end may be left out, since zeros change no sum
 template <class T, int N, bool Plain, bool Block>
 __device__ void lane_products(row_tile<T> const& tile, int s, int lane, int const (&row)[Block ? 2 * N : N], gram_terms const& terms,
-                              float (&sum)[Block ? N * N : N * (N + 1) / 2]) {
+                              float (&sum)[Block ? N * N : N * (N + 1) / 2], int steps) {
   using codec = word_codec<T>;
   using raw = typename codec::raw;
   constexpr int rows = Block ? 2 * N : N;
-  constexpr int steps = sum_order::segment / sum_order::lanes;
   auto const* const base = reinterpret_cast<raw const*>(tile.segment(0, s)) + lane;
   raw const* from[rows];
 #pragma unroll
@@ -115,11 +115,14 @@ struct segment_sums {
   }
 };
 
-/// All pairs of N <= 4 experts.
+inline constexpr int segment_steps = sum_order::segment / sum_order::lanes;
+
+/// All pairs of N <= 4 experts, two segments a warp.
+/// @param thread number among those at work on the tile
 template <class T, int N>
-__device__ void few_products(row_tile<T> const& tile, gram_terms const& terms, segment_sums const& sums) {
-  int const s = static_cast<int>(threadIdx.x) / sum_order::lanes;
-  int const lane = static_cast<int>(threadIdx.x) % sum_order::lanes;
+__device__ void few_products(row_tile<T> const& tile, gram_terms const& terms, segment_sums const& sums, int thread) {
+  int const s = thread / sum_order::lanes;
+  int const lane = thread % sum_order::lanes;
   constexpr int pairs = N * (N + 1) / 2;
   float sum[pairs];
 #pragma unroll
@@ -129,9 +132,9 @@ __device__ void few_products(row_tile<T> const& tile, gram_terms const& terms, s
   for (int i = 0; i < N; ++i) { row[i] = 1 + i; }
   if (s < tile.own) {
     if (terms.signs || terms.root_weight != nullptr) {
-      lane_products<T, N, false, false>(tile, s, lane, row, terms, sum);
+      lane_products<T, N, false, false>(tile, s, lane, row, terms, sum, segment_steps);
     } else {
-      lane_products<T, N, true, false>(tile, s, lane, row, terms, sum);
+      lane_products<T, N, true, false>(tile, s, lane, row, terms, sum, segment_steps);
     }
   }
   float const total = fold_sums<pairs>(sum, lane);
@@ -155,7 +158,7 @@ __device__ void many_products(row_tile<T> const& tile, int experts, gram_terms c
         row[i] = 1 + (i0 + i < experts ? i0 + i : experts - 1);
         row[4 + i] = 1 + (j0 + i < experts ? j0 + i : experts - 1);
       }
-      if (s < tile.own) { lane_products<T, 4, false, true>(tile, s, lane, row, terms, sum); }
+      if (s < tile.own) { lane_products<T, 4, false, true>(tile, s, lane, row, terms, sum, segment_steps); }
       float const total = fold_sums<16>(sum, lane);
       int const i = i0 + folded_number(lane) / 4;
       int const j = j0 + folded_number(lane) % 4;
@@ -167,14 +170,15 @@ __device__ void many_products(row_tile<T> const& tile, int experts, gram_terms c
 /// @tparam Most experts that there may be: what isn't needed takes no registers
 template <class T, int Most>
 __device__ void tile_gram(row_tile<T> const& tile, int experts, gram_terms const& terms, segment_sums const& sums) {
+  int const thread = static_cast<int>(threadIdx.x);
   if constexpr (Most > 4) {
     many_products<T>(tile, experts, terms, sums);
   } else if (experts == 2) {
-    few_products<T, 2>(tile, terms, sums);
+    few_products<T, 2>(tile, terms, sums, thread);
   } else if (experts == 3) {
-    few_products<T, 3>(tile, terms, sums);
+    few_products<T, 3>(tile, terms, sums, thread);
   } else {
-    few_products<T, 4>(tile, terms, sums);
+    few_products<T, 4>(tile, terms, sums, thread);
   }
 }
 

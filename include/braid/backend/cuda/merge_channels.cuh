@@ -118,7 +118,7 @@ struct merge_channels<cuda, Prune, Similarity, Cluster, Consensus, residual::non
     detail::tile_plan const plan = detail::plan_tile(source.cols, experts, sizeof(T), limits.block, limits.processor);
     if (plan.cluster == 0) { return false; }
     using plan_type = decltype(detail::plan_ahead(prune, context, 0));
-    detail::fused_arguments<plan_type, Consensus> a{plan, source.channels, source.cols, 0, experts, groups, lambda, clusters, context.allow_nonfinite, false,
+    detail::fused_arguments<plan_type, Consensus> a{plan, {}, source.channels, source.cols, experts, groups, lambda, clusters, context.allow_nonfinite, false,
                                                     {}, {}, consensus, {}, {}, {}, false, {}, out};
     detail::device_context const there(be, context);
     a.terms.root_weight = there.root_weight.data();

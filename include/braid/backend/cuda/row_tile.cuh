@@ -40,9 +40,6 @@ struct row_tile {
   __device__ void copy_in(int model, int s, std::byte const* row, std::uint64_t* barrier) const noexcept {
     ptx::copy_in(segment(model, s), row + column(s) * static_cast<index_t>(sizeof(T)), static_cast<std::uint32_t>(width(s)) * sizeof(T), barrier);
   }
-  __device__ void prefetch(int s, std::byte const* row) const noexcept {
-    ptx::prefetch(row + column(s) * static_cast<index_t>(sizeof(T)), static_cast<std::uint32_t>(width(s)) * sizeof(T));
-  }
   __device__ void copy_out(int model, int s, std::byte* row) const noexcept {
     ptx::copy_out(row + column(s) * static_cast<index_t>(sizeof(T)), segment(model, s), static_cast<std::uint32_t>(width(s)) * sizeof(T));
   }
@@ -73,6 +70,19 @@ struct row_tile {
     }
   }
 
+  /// The same 16 bytes at a time, for rows that begin and end on 16 bytes.
+  __device__ void load_pieces(int model, std::byte const* row) const noexcept {
+    for_each_piece([&](int s, int at, index_t from) {
+      *reinterpret_cast<piece*>(segment(model, s) + at) = *reinterpret_cast<piece const*>(row + from);
+    });
+    clear_end(model);
+  }
+  __device__ void store_pieces(int model, std::byte* row) const noexcept {
+    for_each_piece([&](int s, int at, index_t to) {
+      *reinterpret_cast<piece*>(row + to) = *reinterpret_cast<piece const*>(segment(model, s) + at);
+    });
+  }
+
   /// Whether this thread's part of two rows differs.
   __device__ bool differ(int a, int b) const noexcept {
     for (int i = static_cast<int>(threadIdx.x); i < own * segment_words; i += static_cast<int>(blockDim.x)) {
@@ -93,6 +103,23 @@ struct row_tile {
       }
     }
     return true;
+  }
+
+ private:
+  struct alignas(16) piece {
+    std::uint32_t word[4];
+  };
+
+  /// Calls `f(segment, bytes into it, bytes into the row)` for this thread's pieces.
+  template <class F>
+  __device__ void for_each_piece(F const& f) const noexcept {
+    constexpr int step = static_cast<int>(sizeof(piece));
+    constexpr int pieces = segment_words * 4 / step;
+    for (int i = static_cast<int>(threadIdx.x); i < own * pieces; i += static_cast<int>(blockDim.x)) {
+      int const s = i / pieces;
+      int const at = i % pieces * step;
+      if (at < width(s) * static_cast<int>(sizeof(T))) { f(s, at, column(s) * static_cast<index_t>(sizeof(T)) + at); }
+    }
   }
 };
 

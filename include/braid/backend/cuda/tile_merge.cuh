@@ -3,6 +3,7 @@
 /// Merges the experts of a group in shared memory: prune each delta, agree, add the base, round once.
 
 #include <braid/backend/cuda/row_tile.cuh>
+#include <braid/consensus/mean.hpp>
 #include <braid/core/concepts.hpp>
 #include <braid/core/philox.hpp>
 
@@ -17,59 +18,68 @@ concept plan_from_words = requires(Plan const plan, float x, std::uint32_t word,
   plan.stream;
 };
 
-/// A thread's elements: `elements` neighbours in each of four words that lie 16 columns apart, so that they are all that a
-/// Philox block (or two) serves; and the next groups of 64 columns in the same segment. The threads of a warp are spread over
-/// segments so that they meet different banks.
+/// A thread's elements: `elements` neighbours in each of eight words that lie 16 columns apart, so that they are all that a
+/// Philox block (or two) serves. A group of 128 columns is for as many threads as a word's columns fit 16; the next threads take
+/// the next segment, so that they meet different banks.
 template <class T>
 struct tile_items {
   static constexpr int elements = word_codec<T>::elements;
-  static constexpr int words = 4;
-  static constexpr int columns = 64;                              // of a group
+  static constexpr int words = 8;
+  static constexpr int columns = words * sum_order::lanes;        // of a group
   static constexpr int neighbours = sum_order::lanes / elements;  // threads that share a group
-  static constexpr int count = elements == 2 ? 4 : 8;             // groups of a thread, one behind the other
+  static constexpr int groups = sum_order::segment / columns;     // of a segment
   static constexpr int word_step = sum_order::lanes * static_cast<int>(sizeof(T));
   static constexpr int group_step = columns * static_cast<int>(sizeof(T));
 
   std::uint32_t at;  // bytes from a model's first segment
   index_t col;       // of the first element
   int lane;          // of the first element in a sum
-  bool any;          // whether this thread has elements
 
-  __device__ explicit tile_items(row_tile<T> const& tile) noexcept {
-    int const warp = static_cast<int>(threadIdx.x) / 32;
-    int const thread = static_cast<int>(threadIdx.x) % 32;
-    int const neighbour = thread % neighbours;
-    int segment = 0;
-    int group = 0;
-    if constexpr (elements == 1) {
-      segment = warp * 2 + thread / neighbours;  // two segments a warp
-    } else {
-      // Two warps share four segments, half of the columns each; at the end one warp may have two segments.
-      int const first = warp / 2 * 4;
-      int const part = thread / neighbours;
-      bool const pair = tile.own - first <= 2;
-      segment = first + (pair ? part % 2 : part);
-      group = (pair ? part / 2 : warp % 2) * count;
-      if (pair && warp % 2 != 0) { segment = tile.own; }
-    }
-    any = segment < tile.own;
+  /// Items of `own` segments.
+  __device__ static int count(int own) noexcept { return own * groups * neighbours; }
+
+  __device__ tile_items(row_tile<T> const& tile, int item) noexcept {
+    int const place = item / neighbours;
+    // A division by what is often a small power of two, without dividing.
+    bool const simple = tile.own <= 2;
+    int const segment = simple ? place & (tile.own - 1) : place % tile.own;
+    int const group = simple ? place >> (tile.own - 1) : place / tile.own;
+    int const neighbour = item % neighbours;
     lane = neighbour * elements;
     at = static_cast<std::uint32_t>(segment) * tile.plan.segment_bytes + static_cast<std::uint32_t>(group * group_step + neighbour * 4);
     col = tile.column(segment) + group * columns + lane;
   }
 
-  __device__ void next() noexcept {
-    at += group_step;
-    col += columns;
-  }
   __device__ std::uint32_t* word(row_tile<T> const& tile, std::uint32_t model_at, int k) const noexcept {
     return reinterpret_cast<std::uint32_t*>(tile.shared + model_at + at + k * word_step);
   }
-  __device__ void load(row_tile<T> const& tile, std::uint32_t model_at, float (&x)[words][elements]) const noexcept {
-#pragma unroll
-    for (int k = 0; k < words; ++k) { word_codec<T>::widen(*word(tile, model_at, k), x[k]); }
-  }
 };
+
+/// The sum's N-th part, rounded to nearest, without the long way round that division takes on a device.
+template <int N>
+__device__ float divide_by(float sum) noexcept {
+  if constexpr (N == 2 || N == 4 || N == 8) {
+    return sum * (1.0f / N);
+  } else if constexpr (N == 3) {
+    // The remainder is exact, and so is the correction's sign; where there is none, zeros and infinities stay as they are.
+    constexpr float third = 1.0f / 3.0f;
+    float const near = sum * third;
+    float const left = ptx::fused_multiply_add(-3.0f, near, sum);
+    return (left < 0.0f ? -left : left) > 0.0f ? ptx::fused_multiply_add(left, third, near) : near;
+  } else {
+    return sum / static_cast<float>(N);
+  }
+}
+
+/// What the members agree on.
+template <int N, class Consensus>
+__device__ float agree(Consensus const& consensus, float const (&member)[N]) noexcept {
+  if constexpr (std::is_same_v<Consensus, consensus::mean>) {
+    return divide_by<N>(consensus::sum{}(static_cast<float const*>(member), N));
+  } else {
+    return consensus(static_cast<float const*>(member), N);
+  }
+}
 
 /// Whether a plan leaves everything as it is.
 template <class Plan>
@@ -103,122 +113,148 @@ struct philox_keys {
     }
   }
 
-  /// `philox4x32` of core/philox.hpp.
-  [[nodiscard]] __device__ philox_block block(std::uint32_t number_low, std::uint32_t number_high, std::uint64_t stream) const noexcept {
-    std::uint32_t c0 = number_low;
-    std::uint32_t c1 = number_high;
-    auto c2 = static_cast<std::uint32_t>(stream);
-    auto c3 = static_cast<std::uint32_t>(stream >> 32);
-#pragma unroll
+  /// Turns counters into the blocks of `philox4x32` in core/philox.hpp, several at once.
+  template <int Blocks>
+  __device__ void encrypt(philox_block (&block)[Blocks]) const noexcept {
+#pragma unroll 2
     for (int r = 0; r < rounds; ++r) {
-      std::uint64_t const product0 = std::uint64_t{0xD2511F53u} * c0;
-      std::uint64_t const product1 = std::uint64_t{0xCD9E8D57u} * c2;
-      c0 = static_cast<std::uint32_t>(product1 >> 32) ^ c1 ^ low[r];
-      c1 = static_cast<std::uint32_t>(product1);
-      c2 = static_cast<std::uint32_t>(product0 >> 32) ^ c3 ^ high[r];
-      c3 = static_cast<std::uint32_t>(product0);
+      std::uint32_t const key0 = low[r];
+      std::uint32_t const key1 = high[r];
+#pragma unroll
+      for (int b = 0; b < Blocks; ++b) {
+        std::uint32_t* const c = block[b].word;
+        std::uint64_t const product0 = std::uint64_t{0xD2511F53u} * c[0];
+        std::uint64_t const product1 = std::uint64_t{0xCD9E8D57u} * c[2];
+        c[0] = static_cast<std::uint32_t>(product1 >> 32) ^ c[1] ^ key0;
+        c[1] = static_cast<std::uint32_t>(product1);
+        c[2] = static_cast<std::uint32_t>(product0 >> 32) ^ c[3] ^ key1;
+        c[3] = static_cast<std::uint32_t>(product0);
+      }
     }
-    return {{c0, c1, c2, c3}};
   }
 };
 
-/// Where a row's Philox blocks begin. Only for rows of whole groups of 64 elements whose block numbers share their upper half.
+/// Where a row's Philox blocks begin. Only for rows of whole groups of 128 elements whose block numbers share their upper half.
 struct row_blocks {
   std::uint32_t low;
   std::uint32_t high;
   bool usable;
 
   __device__ row_blocks(index_t row, index_t cols) noexcept {
-    auto const first = static_cast<std::uint64_t>(row * cols) / 4;
-    auto const last = static_cast<std::uint64_t>((row + 1) * cols) / 4 - 1;
+    auto const first = static_cast<std::uint64_t>(row * cols) / 8;
+    auto const last = static_cast<std::uint64_t>((row + 1) * cols) / 8 - 1;
     low = static_cast<std::uint32_t>(first);
     high = static_cast<std::uint32_t>(first >> 32);
-    usable = cols % 64 == 0 && last >> 32 == high;
+    usable = cols % 128 == 0 && last >> 32 == high;
   }
 };
 
-/// Prunes a thread's deltas of one group of columns in place, its Philox blocks used to the last word.
-template <class T, class Plan>
-__device__ void prune_by_blocks(Plan const& plan, philox_keys const& keys, tile_items<T> const& items, index_t row, row_blocks const& blocks,
-                                float (&x)[4][tile_items<T>::elements]) {
-  std::uint32_t const first = blocks.low + (static_cast<std::uint32_t>(items.col) >> 6 << 4) + static_cast<std::uint32_t>(items.lane);
-#pragma unroll
-  for (int n = 0; n < tile_items<T>::elements; ++n) {
-    philox_block const random = keys.block(first + static_cast<std::uint32_t>(n), blocks.high, plan.stream);
-#pragma unroll
-    for (int k = 0; k < 4; ++k) { x[k][n] = plan.with_word(x[k][n], random.word[k], row, items.col + k * 16 + n); }
-  }
-}
+/// The members of a group: their numbers among the experts, and where their rows are.
+template <int N>
+struct group_members {
+  int number[N];
+  std::uint32_t at[N];
 
-/// The same element by element.
-template <class T, class Plan>
-__device__ void prune_singly(Plan const& plan, tile_items<T> const& items, index_t row, index_t cols, float (&x)[4][tile_items<T>::elements]) {
-#pragma unroll
-  for (int k = 0; k < 4; ++k) {
-#pragma unroll
-    for (int n = 0; n < tile_items<T>::elements; ++n) {
-      index_t const c = items.col + k * 16 + n;
-      if (c < cols) { x[k][n] = prune_one(plan, x[k][n], row, c); }
-    }
-  }
-}
-
-/// A group of N members, whose merged row takes the place of the first one's.
-template <int N, bool Blocks, class T, class Arguments>
-__device__ void merge_members(row_tile<T> const& tile, std::uint32_t members, Arguments const& a, index_t row, row_blocks const& blocks) {
-  using plan_type = typename Arguments::plan_type;
-  constexpr int elements = tile_items<T>::elements;
-  int member[N];
-  std::uint32_t model_at[N];
-#pragma unroll
-  for (int m = 0; m < N; ++m) {
-    member[m] = __ffs(static_cast<int>(members)) - 1;
-    members &= members - 1;
-    model_at[m] = static_cast<std::uint32_t>(1 + member[m]) * tile.plan.model_bytes;
-  }
-  tile_items<T> items(tile);
-  if (!items.any) { return; }
-#pragma unroll 1
-  for (int i = 0; i < tile_items<T>::count && items.col < tile.cols; ++i, items.next()) {
-    float base[4][elements];
-    items.load(tile, 0, base);
-    float delta[N][4][elements];
+  template <class T>
+  __device__ group_members(row_tile<T> const& tile, std::uint32_t members) noexcept {
 #pragma unroll
     for (int m = 0; m < N; ++m) {
-      items.load(tile, model_at[m], delta[m]);
+      number[m] = __ffs(static_cast<int>(members)) - 1;
+      members &= members - 1;
+      at[m] = static_cast<std::uint32_t>(1 + number[m]) * tile.plan.model_bytes;
+    }
+  }
+};
+
+/// Merges a thread's elements and calls `put(k, word)` with each of the eight words. Its loops are short, since many warps run them
+/// beside other code, and all of it must fit the instruction caches.
+template <bool Blocks, class T, int N, class Arguments, class Put>
+__device__ void merge_item(row_tile<T> const& tile, tile_items<T> const& item, group_members<N> const& members, Arguments const& a, index_t row,
+                           row_blocks const& blocks, Put const& put) {
+  using plan_type = typename Arguments::plan_type;
+  constexpr int elements = tile_items<T>::elements;
+  constexpr int together = tile_items<T>::words / 2;
+  philox_block random[Blocks ? N * elements : 1];  // a member's `elements` blocks behind the other's
+  if constexpr (Blocks) {
+    std::uint32_t const first = blocks.low + (static_cast<std::uint32_t>(item.col) >> 7 << 4) + static_cast<std::uint32_t>(item.lane);
 #pragma unroll
-      for (int k = 0; k < 4; ++k) {
+    for (int m = 0; m < N; ++m) {
+      std::uint64_t const stream = a.plans[members.number[m]].stream;
 #pragma unroll
-        for (int n = 0; n < elements; ++n) { delta[m][k][n] = delta[m][k][n] - base[k][n]; }
-      }
-      if constexpr (Blocks) {
-        prune_by_blocks<T>(a.plans[member[m]], a.keys, items, row, blocks, delta[m]);
-      } else if constexpr (!plan_keeps_all<plan_type>) {
-        prune_singly<T>(a.plans[member[m]], items, row, tile.cols, delta[m]);
+      for (int n = 0; n < elements; ++n) {
+        random[m * elements + n] = {{first + static_cast<std::uint32_t>(n), blocks.high, static_cast<std::uint32_t>(stream),
+                                     static_cast<std::uint32_t>(stream >> 32)}};
       }
     }
+    a.keys.encrypt(random);
+  }
+#pragma unroll 1
+  for (int half = 0; half < tile_items<T>::words; half += together) {
 #pragma unroll
-    for (int k = 0; k < 4; ++k) {
+    for (int i = 0; i < together; ++i) {
+      int const k = half + i;
+      float base[elements];
+      word_codec<T>::widen(*item.word(tile, 0, k), base);
+      float delta[N][elements];
+#pragma unroll
+      for (int m = 0; m < N; ++m) {
+        word_codec<T>::widen(*item.word(tile, members.at[m], k), delta[m]);
+#pragma unroll
+        for (int n = 0; n < elements; ++n) {
+          float const d = delta[m][n] - base[n];
+          index_t const col = item.col + k * sum_order::lanes + n;
+          if constexpr (Blocks) {
+            std::uint32_t const word = random[m * elements + n].word[i / 2] << (i % 2 == 0 ? 16 : 0);
+            delta[m][n] = a.plans[members.number[m]].with_word(d, word, row, col);
+          } else if constexpr (plan_keeps_all<plan_type>) {
+            delta[m][n] = d;
+          } else {
+            delta[m][n] = col < tile.cols ? prune_one(a.plans[members.number[m]], d, row, col) : 0.0f;
+          }
+        }
+      }
       float out[elements];
 #pragma unroll
       for (int n = 0; n < elements; ++n) {
         float one[N];
 #pragma unroll
-        for (int m = 0; m < N; ++m) { one[m] = delta[m][k][n]; }
-        out[n] = base[k][n] + a.consensus(static_cast<float const*>(one), N) * a.lambda;
+        for (int m = 0; m < N; ++m) { one[m] = delta[m][n]; }
+        out[n] = base[n] + agree<N>(a.consensus, one) * a.lambda;
       }
-      *items.word(tile, model_at[0], k) = word_codec<T>::narrow(out);
+      put(k, word_codec<T>::narrow(out));
+    }
+    if constexpr (Blocks) {
+#pragma unroll
+      for (int b = 0; b < N * elements; ++b) {
+        random[b].word[0] = random[b].word[2];
+        random[b].word[1] = random[b].word[3];
+      }
     }
   }
 }
 
+/// Calls `f(bool_constant)`: whether the plans take whole Philox blocks of this row.
+template <class Arguments, class F>
+__device__ void with_blocks(Arguments const& a, row_blocks const& blocks, F const& f) {
+  if constexpr (plan_from_words<typename Arguments::plan_type>) {
+    if (a.same_keys && blocks.usable) { return f(std::true_type{}); }
+  }
+  f(std::false_type{});
+}
+
+/// A group of N members, whose merged row takes the place of the first one's. All threads of a block.
 template <int N, class T, class Arguments>
 __device__ void merge_members(row_tile<T> const& tile, std::uint32_t members, Arguments const& a, index_t row) {
   row_blocks const blocks(row, tile.cols);
-  if constexpr (plan_from_words<typename Arguments::plan_type>) {
-    if (a.same_keys && blocks.usable) { return merge_members<N, true, T>(tile, members, a, row, blocks); }
-  }
-  merge_members<N, false, T>(tile, members, a, row, blocks);
+  group_members<N> const group(tile, members);
+  with_blocks(a, blocks, [&](auto whole) {
+#pragma unroll 1
+    for (int i = static_cast<int>(threadIdx.x); i < tile_items<T>::count(tile.own); i += static_cast<int>(blockDim.x)) {
+      tile_items<T> const item(tile, i);
+      merge_item<decltype(whole)::value>(tile, item, group, a, row, blocks,
+                                         [&](int k, std::uint32_t word) { *item.word(tile, group.at[0], k) = word; });
+    }
+  });
 }
 
 /// @tparam Most members that a group may have: what isn't needed takes no registers

@@ -28,6 +28,14 @@ struct tile_plan {
   std::uint32_t shared_bytes = 0;   ///< of one block
 };
 
+/// Places what choosing needs behind the rows.
+constexpr void lay_out_choice(tile_plan& p, std::uint32_t experts) noexcept {
+  p.sums_at = (experts + 1u) * p.model_bytes;
+  p.gram_at = (p.sums_at + experts * (experts + 1u) / 2u * static_cast<std::uint32_t>(p.segments) * 4u + 15u) / 16u * 16u;
+  p.scores_at = p.gram_at + (experts < 4u ? 16u : experts * experts) * 8u;
+  p.shared_bytes = p.scores_at + (8u << experts);
+}
+
 /// @param element      bytes of an element in shared memory, 2 or 4
 /// @param block_limit  bytes of shared memory that a block may have
 /// @param processor_limit  and all blocks of a multiprocessor together
@@ -53,10 +61,7 @@ constexpr tile_plan plan_tile(index_t cols, int experts, std::size_t element, st
     p.threads = static_cast<int>(threads < 64u ? 64u : threads);
     p.segment_bytes = static_cast<std::uint32_t>((sum_order::segment + sum_order::lanes) * element);
     p.model_bytes = own * p.segment_bytes;
-    p.sums_at = (n + 1u) * p.model_bytes;
-    p.gram_at = (p.sums_at + n * (n + 1u) / 2u * segments * 4u + 15u) / 16u * 16u;
-    p.scores_at = p.gram_at + (n < 4u ? 16u : n * n) * 8u;
-    p.shared_bytes = p.scores_at + (8u << n);
+    lay_out_choice(p, n);
     if (p.shared_bytes + block_overhead > block_limit) { continue; }
     std::size_t const fit = processor_limit / (p.shared_bytes + block_overhead);
     // Three blocks on a multiprocessor hide each other's waiting; more blocks of a cluster cost barriers.

@@ -17,37 +17,44 @@ __device__ inline std::uint64_t ordered_bits(double x) noexcept {
   return bits >> 63 != 0 ? ~bits : bits | 0x8000000000000000ull;
 }
 
-/// Writes groups and labels, and to `gram` [4, 4] the normalised Gram matrix, zeros beyond the experts; or, where rows may be
-/// equal or numbers not finite, only says so in `state.unusual`. All threads of one warp.
-/// @param sums [pairs, segments]
-__device__ inline void choose_in_warp(float const* sums, int segments, int experts, int groups, device_similarity similarity,
-                                      double const* norms, double* gram, tile_state& state) {
+/// What a warp finds, in the registers of all its threads.
+struct warp_choice {
+  bool unusual = true;        // rows may be equal or numbers not finite: nothing is chosen
+  std::uint32_t members[3]{};  // of each group: a bit for each expert
+  int group = 0;              // of this thread's expert
+};
+
+/// A pair's dot product over a row: its segments' sums [segments] from the left.
+__device__ inline float add_segments(float const* sums, int segments) noexcept {
+  float total = 0.0f;
+  int s = 0;
+  for (; s + 8 <= segments; s += 8) {
+    float part[8];
+#pragma unroll
+    for (int k = 0; k < 8; ++k) { part[k] = sums[s + k]; }
+#pragma unroll
+    for (int k = 0; k < 8; ++k) { total = total + part[k]; }
+  }
+  for (; s < segments; ++s) { total = total + sums[s]; }
+  return total;
+}
+
+/// Groups for 3 or 4 experts; and to `gram` [4, 4] the normalised Gram matrix, zeros beyond the experts. All threads of one warp.
+/// @param total the dot product of pair number `lane`
+__device__ inline warp_choice choose_in_warp(float total, int experts, int groups, device_similarity similarity, double const* norms, double* gram) {
   constexpr unsigned all = 0xFFFFFFFFu;
   constexpr int most = most_warp_experts;
   int const lane = static_cast<int>(threadIdx.x) % 32;
   int const i = lane < 1 ? 0 : lane < 3 ? 1 : lane < 6 ? 2 : 3;
   int const j = lane - tile_pair(i, 0);
   bool const mine = lane < tile_pair(experts, 0);
-  float total = 0.0f;
-  if (mine) {
-    float const* const of_pair = sums + lane * segments;
-    int s = 0;
-    for (; s + 8 <= segments; s += 8) {
-      float part[8];
-#pragma unroll
-      for (int k = 0; k < 8; ++k) { part[k] = of_pair[s + k]; }
-#pragma unroll
-      for (int k = 0; k < 8; ++k) { total = total + part[k]; }
-    }
-    for (; s < segments; ++s) { total = total + of_pair[s]; }
-  }
+  warp_choice choice;
   float const ii = __shfl_sync(all, total, tile_pair(i, i));
   float const jj = __shfl_sync(all, total, tile_pair(j, j));
   auto const finite = [](float x) { return (__float_as_uint(x) & 0x7F800000u) != 0x7F800000u; };
   bool const same = __float_as_uint(total) == __float_as_uint(ii) && __float_as_uint(total) == __float_as_uint(jj);
   if (__any_sync(all, mine && (i == j ? !finite(total) : same))) {
-    if (lane == 0) { state.unusual = true; }
-    return;
+    return choice;
   }
   if (lane < tile_pair(most, 0)) {
     double const ij = finite(total) ? static_cast<double>(total) : 0.0;
@@ -110,35 +117,27 @@ __device__ inline void choose_in_warp(float const* sums, int segments, int exper
   int const best = __ffs(static_cast<int>(__ballot_sync(all, wins))) - 1;
 
   int const labels[most] = {0, best / 12, best / 4 % 3, best % 4};
-  int const group = lane == 1 ? labels[1] : lane == 2 ? labels[2] : lane == 3 ? labels[3] : 0;
+  choice.unusual = false;
+  choice.group = lane == 1 ? labels[1] : lane == 2 ? labels[2] : lane == 3 ? labels[3] : 0;
 #pragma unroll
-  for (int g = 0; g < most - 1; ++g) {
-    std::uint32_t const members = __ballot_sync(all, lane < experts && group == g);
-    if (lane == 0) {
-      state.members[g] = members;
-      state.rows[g] = members;
-    }
-  }
-  if (lane < experts) {
-    state.label[lane] = group;
-    state.of_expert[lane] = lane;
-  }
-  if (lane == 0) {
-    state.groups = groups;
-    state.clustered = true;
-  }
+  for (int g = 0; g < most - 1; ++g) { choice.members[g] = __ballot_sync(all, lane < experts && choice.group == g); }
+  return choice;
 }
 
 /// `cluster::detail::row_agreement` of the rows that `choose_in_warp` put into groups, summed over them; all threads of a warp.
-__device__ inline long long agreement_in_warp(tile_state const& state, double const* gram, int experts) {
+/// @param mine the group of this thread's expert
+__device__ inline long long agreement_in_warp(int mine, double const* gram, int experts) {
   constexpr unsigned all = 0xFFFFFFFFu;
   constexpr int most = most_warp_experts;
   int const lane = static_cast<int>(threadIdx.x) % 32;
   int const i = lane < experts ? lane : 0;
   int label[most];
 #pragma unroll
-  for (int e = 0; e < most; ++e) { label[e] = e < experts ? state.label[e] : -1; }
-  int const mine = state.label[i];
+  for (int e = 0; e < most; ++e) {
+    int const there = __shfl_sync(all, mine, e);
+    label[e] = e < experts ? there : -1;
+  }
+  mine = __shfl_sync(all, mine, i);
   double cross = 0.0;  // with this row's group
 #pragma unroll
   for (int e = 0; e < most; ++e) { cross = cross + (label[e] == mine ? gram[i * most + e] : 0.0); }

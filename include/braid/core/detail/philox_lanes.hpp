@@ -8,10 +8,11 @@ BRAID_NAMESPACE_BEGIN
 namespace detail {
 
 /// Elements in a group that shares its blocks.
-inline constexpr int philox_group = 64;
+inline constexpr int philox_group = 128;
 
 /// Sixteen consecutive Philox4x32-10 blocks, with each of the four words side by side, so that a compiler turns the
-/// loops into SIMD: the words of the 64 elements from 4 * `first_block` on (a multiple of 64), in their order.
+/// loops into SIMD. They serve the 128 elements from 8 * `first_block` on (a multiple of 128): element 16 j + b has the lower
+/// (j even) or upper half of `word[j / 2][b]`.
 BRAID_ALWAYS_INLINE void philox_elements(std::uint64_t seed, std::uint64_t first_block, std::uint64_t stream,
                                          std::uint32_t (&word)[4][16]) noexcept {
   constexpr int blocks = 16;
@@ -40,6 +41,13 @@ BRAID_ALWAYS_INLINE void philox_elements(std::uint64_t seed, std::uint64_t first
     key0 += 0x9E3779B9u;
     key1 += 0xBB67AE85u;
   }
+}
+
+/// The words of 16 elements in a row, those from 16 j on of a group, so that each has its own number in the upper half.
+BRAID_ALWAYS_INLINE void philox_upper(std::uint32_t const (&word)[4][16], int j, std::uint32_t (&upper)[16]) noexcept {
+  int const shift = j % 2 == 0 ? 16 : 0;
+  BRAID_VECTORISE
+  for (int b = 0; b < 16; ++b) { upper[b] = word[j / 2][b] << shift; }
 }
 
 }  // namespace detail

@@ -57,6 +57,7 @@ struct emulated_index {
 inline thread_local emulated_index threadIdx{};
 inline thread_local emulated_index blockIdx{};
 inline thread_local emulated_index blockDim{};
+inline thread_local emulated_index gridDim{};
 
 namespace emulated {
 
@@ -84,6 +85,7 @@ inline void run(int blocks, int cluster, int threads, std::size_t memory, std::s
           threadIdx.x = static_cast<unsigned>(t);
           blockIdx.x = static_cast<unsigned>(first + b);
           blockDim.x = static_cast<unsigned>(threads);
+          gridDim.x = static_cast<unsigned>(blocks);
           kernel();
         });
       }
@@ -139,6 +141,7 @@ inline unsigned __ballot_sync(unsigned, bool mine) {
     return votes;
   });
 }
+inline int __all_sync(unsigned mask, bool mine) { return __ballot_sync(mask, mine) == ~0u ? 1 : 0; }
 inline int __any_sync(unsigned mask, bool mine) { return __ballot_sync(mask, mine) != 0 ? 1 : 0; }
 inline unsigned __reduce_max_sync(unsigned, unsigned mine) {
   return emulated::in_warp(mine, [](auto const& at) {
@@ -159,6 +162,14 @@ inline unsigned __float_as_uint(float x) { return std::bit_cast<unsigned>(x); }
 inline long long __double_as_longlong(double x) { return std::bit_cast<long long>(x); }
 inline double __longlong_as_double(long long x) { return std::bit_cast<double>(x); }
 inline unsigned long long atomicAdd(unsigned long long* p, unsigned long long x) { return std::atomic_ref(*p).fetch_add(x); }
+inline unsigned atomicAdd(unsigned* p, unsigned x) { return std::atomic_ref(*p).fetch_add(x); }
+inline int atomicAdd(int* p, int x) { return std::atomic_ref(*p).fetch_add(x); }
+inline unsigned atomicInc(unsigned* p, unsigned last) {
+  std::atomic_ref const there(*p);
+  unsigned old = there.load();
+  while (!there.compare_exchange_weak(old, old >= last ? 0 : old + 1)) {}
+  return old;
+}
 inline unsigned long long atomicMin(unsigned long long* p, unsigned long long x) {
   std::atomic_ref const there(*p);
   unsigned long long old = there.load();
@@ -175,6 +186,7 @@ inline std::uint32_t to_bf16_pair(float first, float second) noexcept {
 inline std::uint32_t to_f16_pair(float first, float second) noexcept {
   return float16(first).bits | static_cast<std::uint32_t>(float16(second).bits) << 16;
 }
+inline float fused_multiply_add(float a, float b, float c) noexcept { return std::fma(a, b, c); }
 inline float from_f16(std::uint16_t bits) noexcept { return static_cast<float>(float16::from_bits(bits)); }
 
 inline void check_copy(void const* a, void const* b, std::uint32_t bytes) {
@@ -182,24 +194,60 @@ inline void check_copy(void const* a, void const* b, std::uint32_t bytes) {
     std::abort();  // a device would stop here
   }
 }
-// The barrier of copies: bytes that have come less bytes that were asked for, and a bit that they were asked for.
-inline constexpr std::uint64_t copies_asked = std::uint64_t{1} << 40;
-inline void make_copy_barrier(std::uint64_t* barrier) noexcept { *barrier = 0; }
-inline void expect_copies(std::uint64_t* barrier, std::uint32_t bytes) noexcept { std::atomic_ref(*barrier).fetch_add(copies_asked - bytes); }
+// A barrier as one word: its phase, arrivals of a phase and those still missing, and bytes still to come.
+struct barrier_parts {
+  std::int32_t bytes;
+  std::uint16_t missing;
+  std::uint16_t arrivals : 15;
+  std::uint16_t phase : 1;
+};
+static_assert(sizeof(barrier_parts) == sizeof(std::uint64_t));
+
+template <class F>
+void change_barrier(std::uint64_t* barrier, F const& f) noexcept {
+  std::atomic_ref const there(*barrier);
+  std::uint64_t old = there.load();
+  for (;;) {
+    auto parts = std::bit_cast<barrier_parts>(old);
+    f(parts);
+    if (parts.missing == 0 && parts.bytes == 0) {
+      parts.missing = parts.arrivals;
+      parts.phase = static_cast<std::uint16_t>(parts.phase ^ 1u);
+    }
+    if (there.compare_exchange_weak(old, std::bit_cast<std::uint64_t>(parts))) { return; }
+  }
+}
+inline void make_barrier(std::uint64_t* barrier, std::uint32_t arrivals) noexcept {
+  *barrier = std::bit_cast<std::uint64_t>(barrier_parts{0, static_cast<std::uint16_t>(arrivals), static_cast<std::uint16_t>(arrivals & 0x7FFFu), 0});
+}
+inline void publish_barriers() noexcept {}
+inline void arrive(std::uint64_t* barrier) noexcept {
+  change_barrier(barrier, [](barrier_parts& p) { --p.missing; });
+}
+inline void expect_copies(std::uint64_t* barrier, std::uint32_t bytes) noexcept {
+  change_barrier(barrier, [bytes](barrier_parts& p) {
+    p.bytes += static_cast<std::int32_t>(bytes);
+    --p.missing;
+  });
+}
+inline bool is_over(std::uint64_t* barrier, std::uint32_t phase) noexcept {
+  if (std::bit_cast<barrier_parts>(std::atomic_ref(*barrier).load()).phase != (phase & 1u)) { return true; }
+  std::this_thread::yield();
+  return false;
+}
+inline void wait_for(std::uint64_t* barrier, std::uint32_t phase) noexcept {
+  while (!is_over(barrier, phase)) {}
+}
+inline std::int32_t peek(std::int32_t* p) noexcept { return std::atomic_ref(*p).load(); }
+inline std::int32_t peek(std::int32_t const* p) noexcept { return peek(const_cast<std::int32_t*>(p)); }
+inline void poke(std::int32_t* p, std::int32_t x) noexcept { std::atomic_ref(*p).store(x); }
 inline void copy_in(void* shared, void const* global, std::uint32_t bytes, std::uint64_t* barrier) {
   check_copy(shared, global, bytes);
   std::memcpy(shared, global, bytes);
-  std::atomic_ref(*barrier).fetch_add(bytes);
+  change_barrier(barrier, [bytes](barrier_parts& p) { p.bytes -= static_cast<std::int32_t>(bytes); });
 }
-inline void wait_for_copies(std::uint64_t* barrier) noexcept {
-  while (std::atomic_ref(*barrier).load() != copies_asked) { std::this_thread::yield(); }
-}
-inline void prefetch(void const* global, std::uint32_t bytes) {
-  check_copy(global, global, bytes);
-  // Reads the ends, so that a sanitizer sees whether they are there.
-  [[maybe_unused]] std::byte volatile seen = *static_cast<std::byte const*>(global);
-  seen = static_cast<std::byte const*>(global)[bytes - 1];
-}
+inline void let_next_start() noexcept {}
+inline void wait_for_last() noexcept {}
 inline void publish_to_copies() noexcept {}
 inline void copy_out(void* global, void const* shared, std::uint32_t bytes) {
   check_copy(global, shared, bytes);

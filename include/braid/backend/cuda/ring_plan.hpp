@@ -1,0 +1,82 @@
+#pragma once
+
+/// How channels stream through a multiprocessor's shared memory. Host code: no device needed.
+
+#include <braid/backend/cuda/tile_plan.hpp>
+
+BRAID_NAMESPACE_BEGIN
+namespace detail {
+
+/// Warps of a block by what they do; one more brings the rows.
+struct ring_warps {
+  int gram = 8;
+  int choice = 2;
+  int merge = 8;
+
+  [[nodiscard]] constexpr int threads() const noexcept { return 32 * (1 + gram + choice + merge); }
+};
+
+/// A ring of units in shared memory. A unit is two segments of 512 columns of a channel's rows of base and experts: what one
+/// warp multiplies, and one warp merges. Channels follow each other through the ring, so that memory is busy while threads are.
+struct ring_plan {
+  static constexpr int unit_segments = 2;
+  static constexpr int most_slots = 32;
+  static constexpr int most_choice_warps = 4;
+  static constexpr int most_threads = 640;  // of a block
+
+  int slots = 0;     ///< units that the ring holds; 0: no such plan
+  int units = 0;     ///< of a row
+  ring_warps warps{};
+  tile_plan unit{};   ///< a unit in its slot
+  tile_plan whole{};  ///< a channel where all threads of the block work on one
+  std::uint32_t unit_bytes = 0;
+  std::uint32_t pairs = 0;
+  std::uint32_t sums_at = 0;  ///< float [slots, pairs, 2]: the segments' dot products
+  std::uint32_t shared_bytes = 0;
+};
+
+/// @param block_limit bytes of dynamic shared memory that a block may have
+/// @param most what a block has at most of warps
+constexpr ring_plan plan_ring(index_t cols, int experts, std::size_t element, std::size_t block_limit, ring_warps const& most = {}) noexcept {
+  ring_plan p{};
+  if (cols < 1 || cols % sum_order::lanes != 0 || experts < 3 || experts > 4) { return {}; }
+  auto const n = static_cast<std::uint32_t>(experts);
+  auto const segments = static_cast<index_t>((cols + sum_order::segment - 1) / sum_order::segment);
+  p.pairs = n * (n + 1u) / 2u;
+  tile_plan& u = p.unit;
+  u.cluster = 1;
+  u.segments = ring_plan::unit_segments;
+  u.own = ring_plan::unit_segments;
+  u.threads = 32;
+  u.segment_bytes = static_cast<std::uint32_t>(sum_order::segment * element);
+  u.model_bytes = u.segment_bytes * ring_plan::unit_segments;
+  p.unit_bytes = (n + 1u) * u.model_bytes;
+  std::uint32_t const sums = p.pairs * ring_plan::unit_segments * 4u;
+  std::size_t const room = block_limit / (p.unit_bytes + sums);
+  auto const fit = static_cast<int>(room < ring_plan::most_slots ? room : ring_plan::most_slots);
+  p.slots = fit;
+  p.warps = most;
+  // Warps take turns at the units, each within one round.
+  if (p.warps.gram > p.slots) { p.warps.gram = p.slots; }
+  if (p.warps.merge > p.slots) { p.warps.merge = p.slots; }
+  // A row that nearly fills the ring leaves nothing to stream.
+  if (segments * 4 > p.slots * ring_plan::unit_segments * 3 || segments > p.warps.threads() / sum_order::lanes) { return {}; }
+  p.units = static_cast<int>((segments + ring_plan::unit_segments - 1) / ring_plan::unit_segments);
+  p.sums_at = static_cast<std::uint32_t>(p.slots) * p.unit_bytes;
+  p.shared_bytes = p.sums_at + static_cast<std::uint32_t>(p.slots) * sums;
+
+  tile_plan& w = p.whole;
+  w = u;
+  w.segments = static_cast<int>(segments);
+  w.own = w.segments;
+  w.threads = p.warps.threads();
+  w.segment_bytes = static_cast<std::uint32_t>((sum_order::segment + sum_order::lanes) * element);
+  w.model_bytes = static_cast<std::uint32_t>(w.own) * w.segment_bytes;
+  lay_out_choice(w, n);
+  if (w.shared_bytes > p.shared_bytes) { p.shared_bytes = w.shared_bytes; }
+  if (p.shared_bytes > block_limit) { return {}; }
+  return p;
+}
+
+}  // namespace detail
+BRAID_NAMESPACE_END
