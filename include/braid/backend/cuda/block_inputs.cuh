@@ -59,7 +59,7 @@ element_inputs<Most> inputs_of(channel_block const& block, index_t cols, input_o
   in.channel_cols = cols;
   in.first_row = one_row ? 0 : block.first;
   in.first_col = one_row ? block.first * cols : 0;
-  in.grouped = (block.first * cols) % random_group == 0 && in.cols % random_group == 0;
+  in.grouped = (block.first * cols) % random_group == 0 && in.cols % random_warp == 0;
   return in;
 }
 

@@ -13,8 +13,6 @@ namespace detail {
 /// Plans of up to `Most` models: of a tensor by value, or of each row in device memory.
 template <class Plan, int Most, bool ByRow>
 struct model_plans {
-  static constexpr tile_layout layout = layout_for<Plan>;
-
   std::conditional_t<ByRow, Plan const*, Plan[Most]> plans;  // [channels, models]
   int count;
   survivors kept[Most];
@@ -28,9 +26,9 @@ struct model_plans {
     }
   }
   template <tile_layout L>
-  __device__ void prune(int i, bool paired, tile_place const& at, float (&x)[tile_elements]) const noexcept {
+  __device__ void prune(int i, random_room* room, tile_place const& at, float (&x)[tile_elements]) const noexcept {
     if (kept[i] == survivors::some) {
-      prune_tile<L>(of(i, at.row), keys, paired, at, x);
+      prune_tile<L>(of(i, at.row), keys, room, at, x);
     } else if (kept[i] == survivors::none) {
 #pragma unroll
       for (int j = 0; j < tile_elements; ++j) { x[j] = 0.0f; }
@@ -48,7 +46,8 @@ inline constexpr bool keeps_everything = requires { requires Plan::keeps_all; };
 /// base + lambda * join(weight[i] * (factor[i] * pruned delta i)).
 template <class Plan, class Consensus, int Most, bool ByRow>
 struct join_function {
-  static constexpr tile_layout layout = layout_for<Plan>;
+  static constexpr tile_layout layout = tile_layout::together;
+  static constexpr bool random = plan_takes_words<Plan>;
   static constexpr bool by_row = ByRow;
   static constexpr bool prunes = true;
   static constexpr int most = most_few_models;
@@ -62,8 +61,8 @@ struct join_function {
   Consensus consensus;
 
   template <tile_layout L>
-  __device__ void prune(int i, tile_place const& at, float (&x)[tile_elements]) const noexcept {
-    if constexpr (!keeps_everything<Plan>) { pruning.template prune<L>(i, true, at, x); }
+  __device__ void prune(int i, random_room* room, tile_place const& at, float (&x)[tile_elements]) const noexcept {
+    if constexpr (!keeps_everything<Plan>) { pruning.template prune<L>(i, room, at, x); }
     if (scales) {
 #pragma unroll
       for (int j = 0; j < tile_elements; ++j) { x[j] = x[j] * factor[i]; }
@@ -102,7 +101,7 @@ struct l1_sums {
       if (pruning.kept[i] != survivors::some) { continue; }
 #pragma unroll
       for (int j = 0; j < tile_elements; ++j) { sum[2 * i][j % 2] = sum[2 * i][j % 2] + magnitude(tile.x[i][j]); }
-      pruning.template prune<tile_layout::spread>(i, false, at, tile.x[i]);
+      pruning.template prune<tile_layout::spread>(i, nullptr, at, tile.x[i]);
 #pragma unroll
       for (int j = 0; j < tile_elements; ++j) { sum[2 * i + 1][j % 2] = sum[2 * i + 1][j % 2] + magnitude(tile.x[i][j]); }
     }

@@ -8,8 +8,9 @@
 BRAID_NAMESPACE_BEGIN
 namespace detail {
 
-/// Elements whose blocks are theirs alone; rows that begin where such a group does let tiles use whole blocks.
-inline constexpr index_t random_group = 64;
+/// Elements whose blocks are theirs alone, and those of a warp's tiles: rows of whole numbers of these let tiles use whole blocks.
+inline constexpr index_t random_group = 128;
+inline constexpr index_t random_warp = 256;
 
 /// The keys of Philox's ten rounds: as kernel arguments they are operands of instructions, not instructions.
 struct random_keys {
@@ -44,17 +45,47 @@ struct random_keys {
   }
 };
 
-/// The words of a spread tile in whole groups, as `with_word` of a plan takes them.
+/// Where the threads of a warp give each other the words of their blocks: for 256 elements, two groups. A group's four times 16
+/// words lie 16 words apart from the next one's, so that threads meet different banks.
+struct random_room {
+  static constexpr int group_words = 64 + 16;
+  std::uint32_t word[2 * group_words];
+};
+struct random_rooms {
+  random_room of_warp[8];
+};
+
+/// The words of a warp's tiles of eight neighbours, as `with_word` of a plan takes them: an element's number in the upper half.
+/// All threads of the warp call, and theirs are 256 elements in a row from the beginning of a group on.
 /// @param element  number of the tile's first element
-/// @param paired   the next half-warp's eighth of threads holds the tile 64 elements on; all of them call
-__device__ inline void random_words(random_keys const& keys, std::uint64_t stream, std::uint64_t element, [[maybe_unused]] bool paired,
-                                    std::uint32_t (&word)[tile_elements]) noexcept {
-  std::uint64_t const first = (element >> 6 << 4) + (element & 15u);
+__device__ inline void random_words_together(random_keys const& keys, std::uint64_t stream, std::uint64_t element, random_room& room,
+                                             std::uint32_t (&word)[tile_elements]) noexcept {
+  std::uint32_t const lane = threadIdx.x % 32;
+  std::uint32_t* const group = room.word + lane / 16 * random_room::group_words;
+  philox_block const block = keys.block((element >> 7 << 4) + lane % 16, stream);
+  __syncwarp();  // the words before are read
+#pragma unroll
+  for (int w = 0; w < 4; ++w) { group[w * 16 + static_cast<int>(lane % 16)] = block.word[w]; }
+  __syncwarp();
+  // Sixteen elements in a row have the same half of the same word of sixteen blocks.
+  std::uint32_t const number = lane % 16 / 2;
+  std::uint32_t const* const from = group + number / 2 * 16 + lane % 2 * 8;
+#pragma unroll
+  for (int j = 0; j < tile_elements; ++j) { word[j] = number % 2 == 0 ? from[j] << 16 : from[j]; }
+}
+
+/// The same for a spread tile, by itself.
+__device__ inline void random_words_spread(random_keys const& keys, std::uint64_t stream, std::uint64_t element,
+                                           std::uint32_t (&word)[tile_elements]) noexcept {
+  bool const later = (element & 64u) != 0;  // the later half of the group: words 2 and 3 of both blocks
 #pragma unroll
   for (int n = 0; n < 2; ++n) {
-    philox_block const block = keys.block(first + static_cast<std::uint64_t>(n), stream);
+    philox_block const block = keys.block((element >> 7 << 4) + (element & 15u) + static_cast<std::uint64_t>(n), stream);
 #pragma unroll
-    for (int k = 0; k < 4; ++k) { word[2 * k + n] = block.word[k]; }
+    for (int k = 0; k < 4; ++k) {
+      std::uint32_t const both = later ? block.word[2 + k / 2] : block.word[k / 2];
+      word[2 * k + n] = k % 2 == 0 ? both << 16 : both;
+    }
   }
 }
 

@@ -13,7 +13,6 @@ namespace detail {
 struct sampled_stream {
   // Told.
   unsigned long long wanted;  // elements to take
-  bool largest;
   // Found by the sample: the cut's likely magnitude, and between which it lies almost surely.
   std::uint32_t low;
   std::uint32_t middle;
@@ -31,23 +30,21 @@ struct sampled_stream {
 };
 
 inline constexpr int sample_threads = 1024;
-inline constexpr int sample_tiles = 2;                                                 // a thread
+inline constexpr int sample_tiles = 1;                                                 // a thread
 inline constexpr int sampled_chunk_steps = 4;
 inline constexpr index_t sampled_chunk = 256 * tile_elements * sampled_chunk_steps;  // elements of a block
-inline constexpr unsigned chunk_candidates = 1536;                                    // of a model
+inline constexpr unsigned chunk_candidates = 4096;                                    // of a model
 
 template <int Most>
 struct sampled_arguments {
   element_inputs<Most> in;        // one row
   sampled_stream* streams;
   std::uint32_t* equals;          // [chunks, models]: elements that equal `middle`
-  unsigned long long* candidates; // [models, room]: order << index_bits | number of the element; the first order is 0
+  unsigned long long* candidates; // [models, room]: distance from the first magnitude << index_bits | number of the element
   unsigned long long room;
   int index_bits;
+  bool largest;                   // whether the largest are taken, or the smallest
 };
-
-/// What ranks first is taken first.
-__device__ inline std::uint32_t order_of(bool largest, std::uint32_t key) noexcept { return largest ? 0x7FFFFFFFu - key : key; }
 
 /// A block takes a model, and the order statistics of its sample.
 template <int Most>
@@ -76,7 +73,7 @@ BRAID_KERNEL void __launch_bounds__(sample_threads) sample_kernel(__grid_constan
   }
   // Ranks from the top.
   double const share = static_cast<double>(stream.wanted) / static_cast<double>(a.in.cols);
-  double const q = stream.largest ? share : 1.0 - share;
+  double const q = a.largest ? share : 1.0 - share;
   double const margin = 5.0 * ::sqrt(samples * q * (1.0 - q)) + 2.0;
   double const ranks[3] = {q * samples + margin, q * samples, q * samples - margin};
   std::uint32_t value[3] = {0, 0, 0};
@@ -121,19 +118,17 @@ BRAID_KERNEL void __launch_bounds__(sample_threads) sample_kernel(__grid_constan
 template <int N, int Most>
 BRAID_KERNEL void __launch_bounds__(256) count_around_kernel(__grid_constant__ sampled_arguments<Most> const a) {
   BRAID_BLOCK_MEMORY(memory);
-  auto* const kept = reinterpret_cast<unsigned long long*>(memory);  // [models, chunk_candidates]
-  auto* const counts = reinterpret_cast<std::uint32_t*>(kept + N * chunk_candidates);
-  std::uint32_t* const kept_count = counts;
-  std::uint32_t* const equal_count = counts + N;
-  std::uint32_t* const above_count = counts + 2 * N;
-  std::uint32_t* const larger_count = counts + 3 * N;
-  unsigned long long* const place = kept + N * chunk_candidates + 2 * N;
-  if (threadIdx.x < 4 * N) { counts[threadIdx.x] = 0; }
+  auto* const kept = reinterpret_cast<std::uint16_t*>(memory);  // [models, chunk_candidates]: numbers in the chunk
+  auto* const place = reinterpret_cast<unsigned long long*>(kept + N * chunk_candidates);
+  auto* const kept_count = reinterpret_cast<std::uint32_t*>(place + N);
+  std::uint32_t* const equal_count = kept_count + N;
+  std::uint32_t* const above_count = kept_count + 2 * N;
+  std::uint32_t* const larger_count = kept_count + 3 * N;
+  if (threadIdx.x < 4 * N) { kept_count[threadIdx.x] = 0; }
   __syncthreads();
   std::uint32_t low[N];
   std::uint32_t high[N];
   std::uint32_t middle[N];
-  bool largest[N];
   std::uint32_t above[N];
   std::uint32_t equal[N];
 #pragma unroll
@@ -141,44 +136,30 @@ BRAID_KERNEL void __launch_bounds__(256) count_around_kernel(__grid_constant__ s
     low[i] = a.streams[i].low;
     high[i] = a.streams[i].high;
     middle[i] = a.streams[i].middle;
-    largest[i] = a.streams[i].largest;
-    lowest_order[i] = order_of(largest[i], largest[i] ? high[i] : low[i]);
-    larger[i] = 0;
     above[i] = 0;
     equal[i] = 0;
   }
+  index_t const chunk = static_cast<index_t>(blockIdx.x) * sampled_chunk;
 #pragma unroll 1
   for (int step = 0; step < sampled_chunk_steps; ++step) {
-    index_t const col = static_cast<index_t>(blockIdx.x) * sampled_chunk + (step * 256 + static_cast<int>(threadIdx.x)) * tile_elements;
-    if (col >= a.in.cols) { break; }
-    bool const whole = col + tile_elements <= a.in.cols;
+    int const at = (step * 256 + static_cast<int>(threadIdx.x)) * tile_elements;
+    if (chunk + at >= a.in.cols) { break; }
     element_tile<N> tile;
-    load_elements<N, tile_layout::together>(a.in, 0, col, whole, tile);
+    load_elements<N, tile_layout::together>(a.in, 0, chunk + at, true, tile);
 #pragma unroll
     for (int i = 0; i < N; ++i) {
       std::uint32_t inside = 0;  // a bit an element
 #pragma unroll
       for (int j = 0; j < tile_elements; ++j) {
-        if (!whole && col + j >= a.in.cols) { continue; }
         std::uint32_t const key = magnitude_key(tile.x[i][j]);
         above[i] += key > high[i] ? 1u : 0u;
         equal[i] += key == middle[i] ? 1u : 0u;
         inside |= key - low[i] <= high[i] - low[i] && key != middle[i] ? 1u << j : 0u;
       }
-      if (inside != 0) {
-#pragma unroll
-        for (int j = 0; j < tile_elements; ++j) { larger[i] += (inside >> j & 1u) != 0 && magnitude_key(tile.x[i][j]) > middle[i] ? 1u : 0u; }
-        std::uint32_t slot = atomicAdd(&kept_count[i], static_cast<std::uint32_t>(__popc(inside)));
-#pragma unroll
-        for (int j = 0; j < tile_elements; ++j) {
-          if ((inside >> j & 1u) == 0) { continue; }
-          if (slot < chunk_candidates) {
-            kept[static_cast<unsigned>(i) * chunk_candidates + slot] =
-                static_cast<unsigned long long>(order_of(largest[i], magnitude_key(tile.x[i][j])) - lowest_order[i]) << a.index_bits |
-                static_cast<unsigned long long>(col + j);
-          }
-          ++slot;
-        }
+      if (inside == 0) { continue; }
+      std::uint32_t slot = atomicAdd(&kept_count[i], static_cast<std::uint32_t>(__popc(inside)));
+      for (; inside != 0; inside &= inside - 1, ++slot) {
+        if (slot < chunk_candidates) { kept[static_cast<unsigned>(i) * chunk_candidates + slot] = static_cast<std::uint16_t>(at + __ffs(static_cast<int>(inside)) - 1); }
       }
     }
   }
@@ -186,11 +167,9 @@ BRAID_KERNEL void __launch_bounds__(256) count_around_kernel(__grid_constant__ s
   for (int i = 0; i < N; ++i) {
     std::uint32_t const of_warp_above = __reduce_add_sync(0xFFFFFFFFu, above[i]);
     std::uint32_t const of_warp_equal = __reduce_add_sync(0xFFFFFFFFu, equal[i]);
-    std::uint32_t const of_warp_larger = __reduce_add_sync(0xFFFFFFFFu, larger[i]);
     if (threadIdx.x % 32 == 0) {
       atomicAdd(&above_count[i], of_warp_above);
       atomicAdd(&equal_count[i], of_warp_equal);
-      atomicAdd(&larger_count[i], of_warp_larger);
     }
   }
   __syncthreads();
@@ -201,15 +180,29 @@ BRAID_KERNEL void __launch_bounds__(256) count_around_kernel(__grid_constant__ s
     if (count > chunk_candidates || place[threadIdx.x] + count > a.room) { stream.overflow = true; }
     atomicAdd(&stream.above, static_cast<unsigned long long>(above_count[threadIdx.x]));
     atomicAdd(&stream.equal, static_cast<unsigned long long>(equal_count[threadIdx.x]));
-    atomicAdd(&stream.larger, static_cast<unsigned long long>(larger_count[threadIdx.x]));
     a.equals[static_cast<index_t>(blockIdx.x) * N + threadIdx.x] = equal_count[threadIdx.x];
   }
   __syncthreads();
+  // The candidates are read again, from a cache.
   for (int i = 0; i < N; ++i) {
     std::uint32_t const count = kept_count[i] < chunk_candidates ? kept_count[i] : chunk_candidates;
+    device_input const input = a.in.models[i];
+    sampled_stream const& stream = a.streams[i];
+    std::uint32_t larger = 0;
     for (std::uint32_t k = threadIdx.x; k < count && place[i] + k < a.room; k += blockDim.x) {
-      a.candidates[static_cast<unsigned>(i) * a.room + place[i] + k] = kept[static_cast<unsigned>(i) * chunk_candidates + k];
+      index_t const col = chunk + kept[static_cast<unsigned>(i) * chunk_candidates + k];
+      float const p = widen_element(a.in.base.data + col * bytes_of(a.in.base.type), a.in.base.type);
+      std::uint32_t const key = magnitude_key(widen_element(input.data + col * bytes_of(input.type), input.type) - p);
+      a.candidates[static_cast<unsigned>(i) * a.room + place[i] + k] =
+          static_cast<unsigned long long>(a.largest ? stream.high - key : key - stream.low) << a.index_bits | static_cast<unsigned long long>(col);
+      larger += key > stream.middle ? 1u : 0u;
     }
+    larger = __reduce_add_sync(0xFFFFFFFFu, larger);
+    if (threadIdx.x % 32 == 0 && larger != 0) { atomicAdd(&larger_count[i], larger); }
+  }
+  __syncthreads();
+  if (threadIdx.x < N && larger_count[threadIdx.x] != 0) {
+    atomicAdd(&a.streams[threadIdx.x].larger, static_cast<unsigned long long>(larger_count[threadIdx.x]));
   }
 }
 
@@ -222,12 +215,12 @@ BRAID_KERNEL void __launch_bounds__(1024) find_cut_kernel(__grid_constant__ samp
   auto const model = blockIdx.x;
   sampled_stream& stream = a.streams[model];
   auto const total = static_cast<unsigned long long>(a.in.cols);
-  unsigned long long const before = stream.largest ? stream.above : total - stream.above - stream.equal - stream.candidates;
-  unsigned long long const first = stream.largest ? stream.larger : stream.candidates - stream.larger;
-  if (stream.wanted <= before || stream.wanted > before + stream.equal + stream.candidates) { return; }
+  unsigned long long const before = a.largest ? stream.above : total - stream.above - stream.equal - stream.candidates;
+  unsigned long long const first = a.largest ? stream.larger : stream.candidates - stream.larger;
+  if (stream.overflow || stream.wanted <= before || stream.wanted > before + stream.equal + stream.candidates) { return; }
   unsigned long long const rank = stream.wanted - before;
   if (rank <= first || rank > first + stream.equal) {
-    if (threadIdx.x == 0 && !stream.overflow) {
+    if (threadIdx.x == 0) {
       stream.state = sampled_stream::among_candidates;
       stream.rank = rank <= first ? rank : rank - stream.equal;
     }

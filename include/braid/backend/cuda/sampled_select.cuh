@@ -15,7 +15,6 @@ inline void search_candidates(cuda const& be, sampled_arguments<most_few_models>
   candidate_pass pass{};
   std::vector<unsigned long long> rank;
   std::uint32_t most_span = 0;
-  auto const lowest = [](sampled_stream const& s) { return s.largest ? 0x7FFFFFFFu - s.high : s.low; };
   for (std::size_t i = 0; i < streams.size(); ++i) {
     bool const asks = streams[i].state == sampled_stream::among_candidates;
     pass.candidates[i] = a.candidates + i * a.room;
@@ -56,8 +55,8 @@ inline void search_candidates(cuda const& be, sampled_arguments<most_few_models>
       }
       sampled_stream& s = streams[i];
       unsigned long long const at = pass.prefix[i] << shift;
-      auto const order = static_cast<std::uint32_t>(at >> a.index_bits) + lowest(s);
-      s.cut = {s.largest ? 0x7FFFFFFFu - order : order, whole ? a.in.cols : static_cast<index_t>(at & ((1ull << a.index_bits) - 1))};
+      auto const distance = static_cast<std::uint32_t>(at >> a.index_bits);
+      s.cut = {a.largest ? s.high - distance : s.low + distance, whole ? a.in.cols : static_cast<index_t>(at & ((1ull << a.index_bits) - 1))};
       s.state = sampled_stream::found;
       pass.count[i] = 0;
     }
@@ -78,15 +77,15 @@ inline std::vector<std::optional<magnitude_cut>> select_by_sample(device_method_
   sampled_arguments<most_few_models> a{};
   a.in = inputs_of<most_few_models>(block, cols, {operand::deltas});
   bool const inside = std::all_of(wanted.begin(), wanted.end(), [&](index_t w) { return w > 0 && w < elements; });
-  if (!inside || !a.in.whole || a.in.rows != 1 || elements < least || elements > index_t{0xFFFFFFFF} || block.first != 0) { return cuts; }
+  if (!inside || !a.in.whole || a.in.rows != 1 || elements % tile_elements != 0 || elements < least || elements > index_t{0xFFFFFFFF} || block.first != 0) { return cuts; }
   std::vector<sampled_stream> streams(n);
   for (std::size_t i = 0; i < n; ++i) {
     streams[i].wanted = static_cast<unsigned long long>(wanted[i]);
-    streams[i].largest = order == radix_select::order::largest;
   }
   device_buffer<sampled_stream> const there = upload(be, streams);
   auto const chunks = static_cast<std::uint32_t>((elements + sampled_chunk - 1) / sampled_chunk);
   a.room = static_cast<unsigned long long>(elements / 8);
+  a.largest = order == radix_select::order::largest;
   a.index_bits = std::bit_width(static_cast<std::uint64_t>(elements));
   device_buffer<std::uint32_t> const equals = be.make_buffer<std::uint32_t>(chunks * n);
   device_buffer<unsigned long long> const candidates = be.make_buffer<unsigned long long>(a.room * n);
@@ -95,7 +94,7 @@ inline std::vector<std::optional<magnitude_cut>> select_by_sample(device_method_
   a.candidates = candidates.data();
   sample_kernel<<<static_cast<unsigned>(n), sample_threads, 0, be.stream()>>>(a);
   with_few_models<most_few_models>(static_cast<int>(n), [&]<int N>(std::integral_constant<int, N>) {
-    constexpr std::size_t shared = N * (chunk_candidates + 3) * sizeof(unsigned long long);
+    constexpr std::size_t shared = N * (chunk_candidates * sizeof(std::uint16_t) + sizeof(unsigned long long) + 4 * sizeof(std::uint32_t));
     auto const kernel = count_around_kernel<N, most_few_models>;
     check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)), "asking for shared memory");
     kernel<<<chunks, 256, shared, be.stream()>>>(a);
