@@ -3,7 +3,7 @@
 /// Methods without a host step run as one CUDA graph, others between events. Buffers take turns until twice the L2 cache lies
 /// between two uses of one.
 ///
-///   bash tests/gpu.sh bench         builds and runs this among others; or: cuda_methods [REPLAYS]
+///   bash tests/gpu.sh bench         builds and runs this among others; or: cuda_methods [REPLAYS [PART OF A NAME]]
 
 #include <braid/cuda.cuh>
 
@@ -116,7 +116,8 @@ struct tensor_set {
 
 class bench {
  public:
-  bench(braid::cuda const& be, index_t rows, index_t cols, int replays) : be_(be), rows_(rows), cols_(cols), replays_(replays) {
+  bench(braid::cuda const& be, index_t rows, index_t cols, int replays, std::string_view wanted)
+      : be_(be), rows_(rows), cols_(cols), replays_(replays), wanted_(wanted) {
     int cache = 0;
     braid::detail::check_cuda(cudaDeviceGetAttribute(&cache, cudaDevAttrL2CacheSize, be.device()), "asking a device what it is");
     std::size_t const smallest = static_cast<std::size_t>(rows * cols) * 2 * 2;
@@ -125,6 +126,7 @@ class bench {
 
   template <class Method>
   void operator()(char const* name, Method const& method, int models, bool based, bool in_graph) {
+    if (std::string_view(name).find(wanted_) == std::string_view::npos) { return; }
     std::size_t const least = static_cast<std::size_t>(rows_ * cols_) * 2 * static_cast<std::size_t>(models + (based ? 1 : 0) + 1);
     double const copy = copy_seconds(least);
     typename Method::workspace work(be_);
@@ -161,6 +163,7 @@ class bench {
   index_t rows_;
   index_t cols_;
   int replays_;
+  std::string_view wanted_;
   std::vector<tensor_set> sets_;
   std::vector<std::pair<std::size_t, double>> copies_;
 };
@@ -179,7 +182,7 @@ int main(int argc, char** argv) {
   std::uint64_t keep = ~std::uint64_t{0};
   braid::detail::check_cuda(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &keep), "keeping memory");
   for (auto const& [rows, cols] : {std::pair<index_t, index_t>{4096, 14336}, {14336, 4096}, {4096, 4096}}) {
-    bench run(be, rows, cols, replays);
+    bench run(be, rows, cols, replays, argc > 2 ? argv[2] : "");
     run("linear", linear<E>{{.weight = {0.1, 0.2, 0.3, 0.4}}}, 4, false, true);
     run("linear, fused", linear<E>{{.fused = true}}, 4, false, true);
     run("task_arithmetic", task_arithmetic<E>{{.weight = {0.1, 0.2, 0.3, 0.4}}}, 4, true, true);

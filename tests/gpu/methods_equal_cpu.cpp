@@ -197,6 +197,29 @@ TEST_CASE("shapes of more rows and longer rows than a kernel takes at once", "[m
   }
 }
 
+TEST_CASE("cuts that one pass finds, and cuts that mislead a sample", "[short][methods]") {
+  random_source random(461);
+  for (std::string_view const name : {"ties", "breadcrumbs"}) {
+    for (int round = 0; round < 8; ++round) {
+      // 16-bit deltas share magnitudes, 32-bit ones hardly; large rows behind small ones are no fair sample.
+      dtype const type = round % 2 == 0 ? dtype::f32 : random.one_of(usual_types);
+      family f = random_family(random, type, 530 + 16 * round, 1024, random.between(1, 4));
+      if (round >= 6) {
+        for (auto& e : f.experts) {
+          for (index_t r = 0; r < f.base.rows; ++r) {
+            for (index_t c = 0; round == 6 ? c < 1024 && r < 3 : c < 1024; ++c) { e.weight.set(r, c, f.base.at(r, c) + (round == 6 ? 1.0f : 0.25f)); }
+          }
+        }
+      }
+      method_case c = random_case(random, name, f, type);
+      c.options.style = braid::method_style::mergekit;
+      if (name == "ties") { c.options.scope = braid::trim_scope::tensor; }
+      c.request.parameters.of_model["density"].assign(c.request.models.size(), 0.05 + 0.9 * random.unit());
+      check_same(c);
+    }
+  }
+}
+
 TEST_CASE("NaN and infinity in a method's inputs are refused in the CPU's words", "[short][methods]") {
   random_source random(458);
   constexpr float bad[] = {NAN, INFINITY, -INFINITY};

@@ -143,6 +143,7 @@ BRAID_KERNEL void count_equals_kernel(__grid_constant__ count_arguments<F, Most>
 
 /// Stream i is the delta of model i.
 struct delta_values {
+  static constexpr int most = most_few_models;
   static constexpr bool by_row = false;
   BRAID_HD static constexpr int streams(int n) noexcept { return n; }
   BRAID_HD float value(int s, float const* x, int, index_t, index_t) const noexcept { return x[s]; }
@@ -150,6 +151,7 @@ struct delta_values {
 
 /// The variance over models.
 struct variance_values {
+  static constexpr int most = most_few_models;
   static constexpr bool by_row = false;
   BRAID_HD static constexpr int streams(int) noexcept { return 1; }
   BRAID_HD float value(int, float const* x, int n, index_t, index_t) const noexcept { return variance_of(x, n); }
@@ -157,6 +159,7 @@ struct variance_values {
 
 /// The importance of an element, three times, for three order statistics.
 struct importance_values {
+  static constexpr int most = 1;
   static constexpr bool by_row = true;
   float const* divergence;  // [channels]
   BRAID_HD static constexpr int streams(int) noexcept { return 3; }

@@ -2,118 +2,17 @@
 
 /// The task-arithmetic family on a device: one kernel prunes, weighs, joins and adds.
 
+#include <braid/backend/cuda/delta_functions.cuh>
 #include <braid/backend/cuda/elementwise_methods.cuh>
+#include <braid/backend/cuda/row_ranks.cuh>
 #include <braid/backend/cuda/row_statistics.cuh>
 #include <braid/backend/cuda/row_sums.cuh>
+#include <braid/backend/cuda/sampled_select.cuh>
 #include <braid/backend/cuda/value_select.cuh>
 #include <braid/method/task_arithmetic.hpp>
 
 BRAID_NAMESPACE_BEGIN
 namespace detail {
-
-/// Plans of up to `Most` models: of a tensor by value, or of each row in device memory.
-template <class Plan, int Most, bool ByRow>
-struct model_plans {
-  static constexpr tile_layout layout = layout_for<Plan>;
-
-  std::conditional_t<ByRow, Plan const*, Plan[Most]> plans;  // [channels, models]
-  int count;
-  survivors kept[Most];
-
-  __device__ Plan const& of(int i, index_t row) const noexcept {
-    if constexpr (ByRow) {
-      return plans[row * count + i];
-    } else {
-      return plans[i];
-    }
-  }
-  template <tile_layout L>
-  __device__ void prune(int i, tile_place const& at, float (&x)[tile_elements]) const noexcept {
-    if (kept[i] == survivors::some) {
-      prune_tile<L>(of(i, at.row), at, x);
-    } else if (kept[i] == survivors::none) {
-#pragma unroll
-      for (int j = 0; j < tile_elements; ++j) { x[j] = 0.0f; }
-    }
-  }
-  __device__ float prune_one(int i, float x, index_t row, index_t col) const noexcept {
-    return kept[i] == survivors::all ? x : kept[i] == survivors::none ? 0.0f : of(i, row)(x, row, col);
-  }
-};
-
-/// Whether a plan leaves everything as it is.
-template <class Plan>
-inline constexpr bool keeps_everything = requires { requires Plan::keeps_all; };
-
-/// base + lambda * join(weight[i] * (factor[i] * pruned delta i)).
-template <class Plan, class Consensus, int Most, bool ByRow>
-struct join_function {
-  static constexpr tile_layout layout = layout_for<Plan>;
-  static constexpr bool by_row = ByRow;
-  static constexpr bool prunes = true;
-
-  model_plans<Plan, Most, ByRow> pruning;
-  float factor[Most];
-  float weight[Most];
-  float lambda;
-  bool scales;  // whether a factor differs from 1
-  bool normalize;
-  Consensus consensus;
-
-  template <tile_layout L>
-  __device__ void prune(int i, tile_place const& at, float (&x)[tile_elements]) const noexcept {
-    if constexpr (!keeps_everything<Plan>) { pruning.template prune<L>(i, at, x); }
-    if (scales) {
-#pragma unroll
-      for (int j = 0; j < tile_elements; ++j) { x[j] = x[j] * factor[i]; }
-    }
-  }
-  __device__ float prune_one(int i, float x, index_t row, index_t col) const noexcept {
-    float const kept = pruning.prune_one(i, x, row, col);
-    return scales ? kept * factor[i] : kept;
-  }
-
-  __device__ float operator()(float base, float const* x, int n, index_t, index_t) const noexcept {
-    if (n == 0) { return base + 0.0f * lambda; }
-    if constexpr (weighted_consensus_policy<Consensus>) {
-      return base + consensus(x, static_cast<float const*>(weight), n, normalize) * lambda;
-    } else {
-      float weighted[Most];
-      for (int i = 0; i < n; ++i) { weighted[i] = x[i] * weight[i]; }
-      return base + consensus(static_cast<float const*>(weighted), n) * lambda;
-    }
-  }
-};
-
-/// Magnitudes of each model's delta before and after pruning.
-template <class Plan, int Most, bool ByRow>
-struct l1_sums {
-  model_plans<Plan, Most, ByRow> pruning;
-
-  BRAID_HD static constexpr int sums(int n) noexcept { return 2 * n; }
-
-  static __device__ float magnitude(float x) noexcept { return __uint_as_float(__float_as_uint(x) & 0x7FFFFFFFu); }
-
-  template <int N>
-  __device__ void add(tile_place const& at, element_tile<N>& tile, float (&sum)[2 * N][2]) const noexcept {
-#pragma unroll
-    for (int i = 0; i < N; ++i) {
-      if (pruning.kept[i] != survivors::some) { continue; }
-#pragma unroll
-      for (int j = 0; j < tile_elements; ++j) { sum[2 * i][j % 2] = sum[2 * i][j % 2] + magnitude(tile.x[i][j]); }
-      pruning.template prune<tile_layout::spread>(i, at, tile.x[i]);
-#pragma unroll
-      for (int j = 0; j < tile_elements; ++j) { sum[2 * i + 1][j % 2] = sum[2 * i + 1][j % 2] + magnitude(tile.x[i][j]); }
-    }
-  }
-  __device__ void add_one(float const* x, int n, index_t row, index_t col, float* sum) const noexcept {
-    for (int i = 0; i < n; ++i) {
-      if (pruning.kept[i] != survivors::some) { continue; }
-      sum[2 * i] = sum[2 * i] + magnitude(x[i]);
-      sum[2 * i + 1] = sum[2 * i + 1] + magnitude(pruning.prune_one(i, x[i], row, col));
-    }
-  }
-};
 
 /// How pruned deltas are joined.
 struct join_numbers {
@@ -142,8 +41,14 @@ inline std::vector<magnitude_cut> select_deltas(device_method_workspace& work, c
     std::size_t const last = std::min(wanted.size(), first + most_count_streams);
     channel_block part = block;
     part.experts.assign(block.experts.begin() + static_cast<std::ptrdiff_t>(first), block.experts.begin() + static_cast<std::ptrdiff_t>(last));
-    value_selector select(work, part, cols, operand::deltas, delta_values{}, order);
-    for (magnitude_cut const& c : select([&](std::size_t s, index_t) { return wanted[first + s]; })) { cuts.push_back(c); }
+    std::vector<index_t> const here(wanted.begin() + static_cast<std::ptrdiff_t>(first), wanted.begin() + static_cast<std::ptrdiff_t>(last));
+    auto const quick = select_by_sample(work, part, cols, here, order);
+    std::vector<magnitude_cut> slow;
+    if (std::any_of(quick.begin(), quick.end(), [](auto const& c) { return !c.has_value(); })) {
+      value_selector select(work, part, cols, operand::deltas, delta_values{}, order);
+      slow = select([&](std::size_t s, index_t) { return here[s]; });
+    }
+    for (std::size_t i = 0; i < here.size(); ++i) { cuts.push_back(quick[i] ? *quick[i] : slow[i]); }
   }
   return cuts;
 }
@@ -159,6 +64,39 @@ auto any_plan_of(Prune const& prune) {
   } else {
     return prune.plan(tensor_key{});
   }
+}
+
+/// The base and one model of a block, as the kernels for unusual rows take them.
+inline device_buffer<any_rows> upload_pair(cuda const& be, channel_block const& block, std::size_t model, index_t cols) {
+  tensor_channels pair;
+  pair.channels = block.rows;
+  pair.cols = cols;
+  pair.base = block.base;
+  pair.experts = {block.experts[model]};
+  return upload_rows(be, pair);
+}
+
+/// ranks[row, column] of a model's deltas of a block's rows. Enqueues.
+inline void rank_rows(cuda const& be, channel_block const& block, std::size_t model, index_t cols, std::uint32_t* ranks) {
+  auto const rows = static_cast<unsigned>(block.rows);
+  auto const start = [&]<int Items>(std::integral_constant<int, Items>) {
+    auto const kernel = rank_row_kernel<Items>;
+    constexpr std::size_t shared = rank_memory<Items>();
+    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)), "asking for shared memory");
+    kernel<<<rows, rank_threads, shared, be.stream()>>>(device_input(block.base), device_input(block.experts[model]), cols, ranks);
+  };
+  device_buffer<any_rows> models;
+  device_buffer<std::uint32_t> room;
+  if (cols <= rank_threads * 9) {
+    start(std::integral_constant<int, 9>{});
+  } else if (cols <= rank_threads * 29) {
+    start(std::integral_constant<int, 29>{});
+  } else {
+    models = upload_pair(be, block, model, cols);
+    room = be.make_buffer<std::uint32_t>(4 * static_cast<std::size_t>(block.rows * cols));
+    find_row_ranks<<<rows, 256, 0, be.stream()>>>(static_cast<any_rows const*>(models.data()), 1, cols, index_t{0}, room.data(), ranks);
+  }
+  check_cuda(cudaGetLastError(), "starting a sort");
 }
 
 template <class Prune, class Consensus>
@@ -214,6 +152,9 @@ class device_policy_pruner final : public device_pruner {
       p.kept[i] = kept_[i];
       if constexpr (!by_row) { p.plans[i] = plan_of(i); }
     }
+    if constexpr (plan_takes_words<plan_type>) {
+      if (!policies_.empty()) { p.keys = random_keys(any_plan_of(policies_[0]).seed); }  // a method's policies share a seed
+    }
     if constexpr (by_row) { p.plans = row_plans - first * p.count; }
     return p;
   }
@@ -232,14 +173,16 @@ class device_policy_pruner final : public device_pruner {
   /// Calls `f(part, its first row in the block, plans of its rows)` for runs of rows that are measured at once.
   template <class F>
   void for_each_part(device_method_workspace& work, channel_block const& block, index_t cols, F const& f) const {
-    if constexpr (!by_row) {
+    if (!by_row || policies_.empty()) {
       f(block, index_t{0}, static_cast<plan_type const*>(nullptr));
-    } else {
+      return;
+    }
+    if constexpr (by_row) {
       cuda const& be = work.executor();
       current_device const current(be.device());
       auto const n = static_cast<index_t>(policies_.size());
       constexpr index_t room = index_t{512} << 20;
-      index_t const of_row = n * 64 + (Prune::measures == statistic::row_ranks ? (n * 4 + 16) * cols : 0);
+      index_t const of_row = n * 64 + (Prune::measures == statistic::row_ranks ? (n * 4 + (cols > rank_threads * 29 ? 16 : 0)) * cols : 0);
       index_t const at_once = std::clamp<index_t>(room / of_row, 1, block.rows);
       for (index_t first = 0; first < block.rows; first += at_once) {
         channel_block part = block;
@@ -267,16 +210,11 @@ class device_policy_pruner final : public device_pruner {
     std::vector<plan_type> plans(rows * n, any_plan_of(policies_[0]));
     for (std::size_t i = 0; i < n; ++i) {
       if (kept_[i] != survivors::some) { continue; }
-      tensor_channels pair;
-      pair.channels = block.rows;
-      pair.cols = cols;
-      pair.base = block.base;
-      pair.experts = {block.experts[i]};
-      device_buffer<any_rows> const models = upload_rows(be, pair);
       if constexpr (Prune::measures == statistic::row_cut) {
         index_t const keep = policies_[i].keep_count(cols);
         std::vector<magnitude_cut> cuts(rows, keep <= 0 ? magnitude_cut{0xFFFFFFFFu, -1} : magnitude_cut{0u, cols});
         if (keep > 0 && keep < cols) {
+          device_buffer<any_rows> const models = upload_pair(be, block, i, cols);
           device_buffer<magnitude_cut> const there = be.make_buffer<magnitude_cut>(rows);
           find_row_cuts<<<static_cast<unsigned>(rows), 256, 0, be.stream()>>>(static_cast<any_rows const*>(models.data()), 1, cols, index_t{0}, keep, there.data());
           check_cuda(cudaGetLastError(), "starting a selection");
@@ -285,9 +223,7 @@ class device_policy_pruner final : public device_pruner {
         for (std::size_t r = 0; r < rows; ++r) { plans[r * n + i] = policies_[i].plan(measures_.keys[i], cuts[r]); }
       } else {
         auto& ranks = measured.ranks.emplace_back(be.make_buffer<std::uint32_t>(rows * static_cast<std::size_t>(cols)));
-        device_buffer<std::uint32_t> const room = be.make_buffer<std::uint32_t>(4 * rows * static_cast<std::size_t>(cols));
-        find_row_ranks<<<static_cast<unsigned>(rows), 256, 0, be.stream()>>>(static_cast<any_rows const*>(models.data()), 1, cols, index_t{0}, room.data(), ranks.data());
-        check_cuda(cudaGetLastError(), "starting a sort");
+        rank_rows(be, block, i, cols, ranks.data());
         for (std::size_t r = 0; r < rows; ++r) {
           plans[r * n + i] = policies_[i].plan(measures_.keys[i], magnitude_ranks{ranks.data() + r * static_cast<std::size_t>(cols), cols});
         }

@@ -28,7 +28,7 @@ struct element_inputs {
   bool has_base;
   bool deltas;           // models less the base
   bool whole;            // tiles may be loaded whole
-  bool grouped;          // rows begin where groups of Philox blocks do
+  bool grouped;          // rows are whole groups of Philox blocks
   bool check;
   unsigned long long* first_bad;  // the lowest channel with NaN or infinity
 };

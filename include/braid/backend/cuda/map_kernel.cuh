@@ -3,6 +3,7 @@
 /// A function of the inputs at each position: the apply pass of every single-model method.
 
 #include <braid/backend/cuda/element_inputs.cuh>
+#include <braid/backend/cuda/random_words.cuh>
 
 BRAID_NAMESPACE_BEGIN
 namespace detail {
@@ -15,10 +16,6 @@ concept plan_takes_words = requires(Plan const plan, float x, std::uint32_t word
   plan.stream;
 };
 
-/// The layout that a plan's random numbers ask for.
-template <class Plan>
-inline constexpr tile_layout layout_for = plan_takes_words<Plan> ? tile_layout::spread : tile_layout::together;
-
 /// Where a tile lies, as plans count.
 struct tile_place {
   index_t row;
@@ -26,7 +23,7 @@ struct tile_place {
   index_t end;            // of the row
   std::uint64_t element;  // number of its first element in the tensor
   bool whole;             // no element lies beyond the end
-  bool grouped;           // its group of 64 columns is one of Philox blocks
+  bool grouped;           // rows are whole groups of Philox blocks
 };
 
 template <int Most>
@@ -36,30 +33,72 @@ __device__ tile_place place_of(element_inputs<Most> const& in, index_t row, inde
   return {plan_row, plan_col, in.cols + in.first_col, static_cast<std::uint64_t>(plan_row * in.channel_cols + plan_col), whole, in.grouped};
 }
 
-/// Prunes a tile in place.
+/// The elements that a cut keeps are those of `least` bits or more, where it treats all of a tile's elements alike.
+struct cut_in_tile {
+  std::uint32_t least;
+  bool alike;
+
+  __device__ cut_in_tile(magnitude_cut const& cut, index_t first, index_t last, bool above) noexcept
+      : least(cut.bits), alike(last <= cut.last || first > cut.last) {
+    // Of those that equal the cut the earlier ones are on its inner side.
+    if ((first > cut.last) == above && least != 0xFFFFFFFFu) { ++least; }
+  }
+};
+
+/// One element after the other: for tiles at ends, and plans that no faster way suits.
 template <tile_layout L, class Plan>
-__device__ void prune_tile(Plan const& plan, tile_place const& at, float (&x)[tile_elements]) {
-  if constexpr (plan_takes_words<Plan> && L == tile_layout::spread) {
+__device__ __noinline__ void prune_singly(Plan const& plan, tile_place const& at, float* x) {
+  for (int j = 0; j < tile_elements; ++j) {
+    if (at.col + tile_column<L>(j) < at.end) { x[j] = plan(x[j], at.row, at.col + tile_column<L>(j)); }
+  }
+}
+
+/// Prunes a tile in place.
+/// @param keys  of the plan's seed
+/// @param room  of the warp, where the layout needs it
+template <tile_layout L, class Plan>
+__device__ void prune_tile(Plan const& plan, random_keys const& keys, random_room* room, tile_place const& at, float (&x)[tile_elements]) {
+  if constexpr (plan_takes_words<Plan>) {
     if (at.whole && at.grouped) {
-      // Each of two Philox blocks serves four elements, 16 columns apart.
-      std::uint64_t const block = (at.element >> 6 << 4) + (at.element & 15u);
+      std::uint32_t word[tile_elements];
+      if constexpr (L == tile_layout::together) {
+        random_words_together(keys, plan.stream, at.element, *room, word);
+      } else {
+        random_words_spread(keys, plan.stream, at.element, word);
+      }
 #pragma unroll
-      for (int n = 0; n < 2; ++n) {
-        philox_block const random = philox4x32(plan.seed, block + static_cast<std::uint64_t>(n), plan.stream);
+      for (int j = 0; j < tile_elements; ++j) { x[j] = plan.with_word(x[j], word[j], at.row, at.col + tile_column<L>(j)); }
+      return;
+    }
+  } else if constexpr (requires { { plan.cut } -> std::convertible_to<magnitude_cut>; plan.cols; }) {
+    index_t const first = at.row * plan.cols + at.col;
+    cut_in_tile const cut(plan.cut, first, first + tile_column<L>(tile_elements - 1), true);
+    if (cut.alike) {
 #pragma unroll
-        for (int k = 0; k < 4; ++k) { x[2 * k + n] = plan.with_word(x[2 * k + n], random.word[k], at.row, at.col + k * sum_order::lanes + n); }
+      for (int j = 0; j < tile_elements; ++j) { x[j] = (__float_as_uint(x[j]) & 0x7FFFFFFFu) >= cut.least ? x[j] : 0.0f; }
+      return;
+    }
+  } else if constexpr (requires { { plan.band } -> std::convertible_to<magnitude_band>; plan.cols; }) {
+    index_t const first = at.row * plan.cols + at.col;
+    index_t const last = first + tile_column<L>(tile_elements - 1);
+    cut_in_tile const below(plan.band.below, first, last, false);
+    cut_in_tile const upto(plan.band.upto, first, last, false);
+    if (below.alike && upto.alike) {
+#pragma unroll
+      for (int j = 0; j < tile_elements; ++j) {
+        std::uint32_t const magnitude = __float_as_uint(x[j]) & 0x7FFFFFFFu;
+        x[j] = magnitude >= below.least && magnitude < upto.least ? x[j] : 0.0f;
       }
       return;
     }
-#pragma unroll 1
-    for (int j = 0; j < tile_elements; ++j) {
-      float one = 0.0f;
+  }
+  if constexpr (plan_takes_words<Plan> || requires { plan.cut; } || requires { plan.band; }) {
+    float one[tile_elements];
 #pragma unroll
-      for (int k = 0; k < tile_elements; ++k) { one = k == j ? x[k] : one; }
-      if (at.col + tile_column<L>(j) < at.end) { one = plan(one, at.row, at.col + tile_column<L>(j)); }
+    for (int j = 0; j < tile_elements; ++j) { one[j] = x[j]; }
+    prune_singly<L>(plan, at, one);
 #pragma unroll
-      for (int k = 0; k < tile_elements; ++k) { x[k] = k == j ? one : x[k]; }
-    }
+    for (int j = 0; j < tile_elements; ++j) { x[j] = one[j]; }
   } else {
 #pragma unroll
     for (int j = 0; j < tile_elements; ++j) {
@@ -71,7 +110,8 @@ __device__ void prune_tile(Plan const& plan, tile_place const& at, float (&x)[ti
 /// What a map is told, by value. `F` offers
 ///   layout    of its tiles
 ///   by_row    whether it asks for rows and columns of channels
-///   prunes    whether there are prune(model, place, x) for a tile and prune_one(model, x, row, column)
+///   prunes    whether there are prune(model, room, place, x) for a tile and prune_one(model, x, row, column)
+///   random    then: whether that needs the room
 ///   f(base, x, n, row, column) -> the result, before it is rounded; x[0 .. n) are the models' values
 template <class F, int Most>
 struct map_arguments {
@@ -101,8 +141,13 @@ BRAID_KERNEL void __launch_bounds__(256) map_kernel(__grid_constant__ map_argume
   if (a.in.check) { check_elements(a.in, row, col, tile); }
   tile_place const at = place_of(a.in, row, col, whole);
   if constexpr (F::prunes) {
+    random_room* room = nullptr;
+    if constexpr (F::random) {
+      BRAID_BLOCK_OBJECT(random_rooms, rooms);
+      room = &rooms.of_warp[threadIdx.x / 32];
+    }
 #pragma unroll
-    for (int i = 0; i < N; ++i) { a.f.template prune<layout>(i, at, tile.x[i]); }
+    for (int i = 0; i < N; ++i) { a.f.template prune<layout>(i, room, at, tile.x[i]); }
   }
   float result[tile_elements];
 #pragma unroll

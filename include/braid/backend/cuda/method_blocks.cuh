@@ -7,6 +7,7 @@
 #include <braid/backend/cpu/tensor_gram.hpp>
 #include <braid/backend/cuda.cuh>
 #include <braid/backend/cuda/any_rows.cuh>
+#include <braid/backend/cuda/block_inputs.cuh>
 #include <braid/backend/cuda/map_kernel.cuh>
 #include <braid/backend/cuda/nonfinite.cuh>
 
@@ -134,68 +135,15 @@ class device_block {
   std::vector<device_buffer<std::byte>> memory_;
 };
 
-/// How inputs are taken: all channels as one row where that makes no difference.
-struct input_options {
-  operand what = operand::values;
-  bool check = false;
-  bool by_row = false;
-  tile_layout layout = tile_layout::together;
-};
-
-/// The kernel arguments of a block's inputs. `out` is null where nothing is written.
-template <int Most>
-element_inputs<Most> inputs_of(channel_block const& block, index_t cols, input_options const& o, std::byte const* out = nullptr) {
-  element_inputs<Most> in{};
-  in.count = static_cast<int>(block.experts.size());
-  in.base = device_input(block.base);
-  in.has_base = block.base.data != nullptr;
-  in.deltas = o.what == operand::deltas;
-  in.check = o.check;
-  bool one_row = !o.by_row && block.rows > 1;
-  bool whole = true;
-  auto const look = [&](channel_rows const& rows) {
-    if (rows.data == nullptr) { return; }
-    index_t const packed = cols * static_cast<index_t>(size_of(rows.type));
-    std::size_t const a = o.layout == tile_layout::spread ? tile_alignment<tile_layout::spread>(rows.type) : tile_alignment<tile_layout::together>(rows.type);
-    one_row = one_row && rows.stride == packed;
-    whole = whole && reinterpret_cast<std::uintptr_t>(rows.data) % a == 0;
-  };
-  look(block.base);
-  for (std::size_t i = 0; i < block.experts.size(); ++i) {
-    in.models[i] = device_input(block.experts[i]);
-    look(block.experts[i]);
-  }
-  channel_rows written{out, block.out, cols * static_cast<index_t>(size_of(block.out)), nullptr};
-  look(written);
-  if (!one_row && block.rows > 1) {
-    auto const steps = [&](channel_rows const& rows) {
-      if (rows.data == nullptr) { return; }
-      std::size_t const a = o.layout == tile_layout::spread ? tile_alignment<tile_layout::spread>(rows.type) : tile_alignment<tile_layout::together>(rows.type);
-      whole = whole && rows.stride % static_cast<index_t>(a) == 0;
-    };
-    steps(block.base);
-    for (auto const& e : block.experts) { steps(e); }
-    steps(written);
-  }
-  in.whole = whole;
-  in.rows = one_row ? 1 : block.rows;
-  in.cols = one_row ? block.rows * cols : cols;
-  in.first = block.first;
-  in.channel_cols = cols;
-  in.first_row = one_row ? 0 : block.first;
-  in.first_col = one_row ? block.first * cols : 0;
-  in.grouped = (block.first * cols) % 64 == 0 && (in.rows == 1 || cols % 64 == 0);
-  return in;
-}
-
-/// Calls `f(std::integral_constant<int, N>)` with the number of models, 1 to `most_few_models`.
-template <class F>
+/// Calls `f(std::integral_constant<int, N>)` with the number of models, 1 to `Most`.
+template <int Most, int N = 1, class F>
 void with_few_models(int n, F const& f) {
-  switch (n) {
-    case 1: f(std::integral_constant<int, 1>{}); break;
-    case 2: f(std::integral_constant<int, 2>{}); break;
-    case 3: f(std::integral_constant<int, 3>{}); break;
-    default: f(std::integral_constant<int, 4>{}); break;
+  if constexpr (N == Most) {
+    f(std::integral_constant<int, N>{});
+  } else if (n == N) {
+    f(std::integral_constant<int, N>{});
+  } else {
+    with_few_models<Most, N + 1>(n, f);
   }
 }
 
@@ -208,16 +156,17 @@ void map_elements(device_method_workspace& work, channel_block const& block, ind
   cuda const& be = work.executor();
   current_device const current(be.device());
   auto const n = static_cast<int>(block.experts.size());
-  bool const few = n >= 1 && n <= most_few_models;
+  constexpr int room = decltype(make(std::integral_constant<int, most_few_models>{}))::most;
   auto const start = [&]<int Most>(std::integral_constant<int, Most> most) {
+    constexpr bool few = Most == room;
     auto f = make(most);
     using function = decltype(f);
     input_options const o{what, !allow_nonfinite, function::by_row, function::layout};
     map_arguments<function, Most> a{inputs_of<Most>(block, cols, o, out), 0, 0, block.out, out, f};
     if (a.in.check) { a.in.first_bad = work.watch(given == nullptr ? block : *given, cols, what); }
-    constexpr unsigned threads = Most == most_few_models ? 256 : 128;
+    constexpr unsigned threads = few ? 256 : 128;
     // Tiles of many rows are counted with 32 bits.
-    index_t const of_row = Most == most_few_models ? tiles_of<function::layout>(a.in.cols) : (a.in.cols + threads - 1) / threads;
+    index_t const of_row = few ? tiles_of<function::layout>(a.in.cols) : (a.in.cols + threads - 1) / threads;
     index_t const rows = a.in.rows;
     index_t const at_once = rows == 1 ? 1 : std::max<index_t>(1, (index_t{1} << 31) / of_row - 1);
     if (rows > 1) { a.of_row = static_cast<std::uint32_t>(of_row); }
@@ -234,9 +183,9 @@ void map_elements(device_method_workspace& work, channel_block const& block, ind
       }
       part.in.rows = count;
       part.tiles = count * of_row;
-      if constexpr (Most == most_few_models) {
+      if constexpr (few) {
         auto const blocks = static_cast<unsigned>((part.tiles + threads - 1) / threads);
-        with_few_models(n, [&]<int N>(std::integral_constant<int, N>) { map_kernel<N><<<blocks, threads, 0, be.stream()>>>(part); });
+        with_few_models<Most>(n, [&]<int N>(std::integral_constant<int, N>) { map_kernel<N><<<blocks, threads, 0, be.stream()>>>(part); });
       } else {
         std::size_t const shared = threads * static_cast<std::size_t>(n) * sizeof(float);
         auto const kernel = map_many_kernel<function, Most>;
@@ -246,8 +195,8 @@ void map_elements(device_method_workspace& work, channel_block const& block, ind
       check_cuda(cudaGetLastError(), "starting a merge");
     }
   };
-  if (few) {
-    start(std::integral_constant<int, most_few_models>{});
+  if (n >= 1 && n <= room) {
+    start(std::integral_constant<int, room>{});
   } else {
     start(std::integral_constant<int, max_experts>{});
   }

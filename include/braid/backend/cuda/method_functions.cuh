@@ -13,11 +13,13 @@ struct plain_function {
   static constexpr tile_layout layout = tile_layout::together;
   static constexpr bool by_row = false;
   static constexpr bool prunes = false;
+  static constexpr int most = most_few_models;  // models in registers
 };
 
 /// (sum over i of coefficient[i] * x[i]) / divisor, from the left; the sum begins at +0, or with the first product.
 template <int Most, bool FromZero>
 struct combine_function : plain_function {
+  static constexpr int most = 8;
   float coefficient[Most];
   float divisor;
   bool add_base;
@@ -62,6 +64,7 @@ struct combine_at_function : plain_function {
 };
 
 struct nearswap_function : plain_function {
+  static constexpr int most = 1;
   float t;
 
   BRAID_HD float operator()(float base, float const* x, int n, index_t, index_t) const noexcept {
@@ -76,6 +79,7 @@ struct nearswap_function : plain_function {
 };
 
 struct scaled_copy_function : plain_function {
+  static constexpr int most = 1;
   float scale;
 
   BRAID_HD float operator()(float, float const* x, int, index_t, index_t) const noexcept { return x[0] * scale; }
@@ -153,6 +157,7 @@ struct sce_function : plain_function {
 BRAID_HD inline float importance_of(float delta, float divergence) noexcept { return (delta < 0.0f ? -delta : delta) * divergence; }
 
 struct fusion_function : plain_function {
+  static constexpr int most = 1;
   static constexpr bool by_row = true;
   float const* divergence;  // [channels]
   float threshold;

@@ -20,6 +20,7 @@ inline downloaded_channel download_channel(cuda const& be, tensor_channels const
   d.block.rows = 1;
   d.block.out = source.out;
   auto const fetch = [&](channel_rows const& model) {
+    if (model.data == nullptr) { return model; }
     std::size_t const element = size_of(model.type);
     auto& row = d.rows.emplace_back(static_cast<std::size_t>(source.cols) * element);
     if (source.transposed == 0) {

@@ -38,7 +38,7 @@ device_row_sums sum_rows(device_method_workspace& work, channel_block const& blo
     if constexpr (few) {
       constexpr unsigned threads = 128;
       auto const blocks = static_cast<unsigned>((a.items * segment_threads + threads - 1) / threads);
-      with_few_models(n, [&]<int N>(std::integral_constant<int, N>) { segment_sums_kernel<N><<<blocks, threads, 0, be.stream()>>>(a); });
+      with_few_models<most_few_models>(n, [&]<int N>(std::integral_constant<int, N>) { segment_sums_kernel<N><<<blocks, threads, 0, be.stream()>>>(a); });
     } else {
       std::size_t const of_thread = (static_cast<std::size_t>(n) + result.sums) * sizeof(float);
       unsigned const threads = of_thread * 128 <= 98304 ? 128 : 32;

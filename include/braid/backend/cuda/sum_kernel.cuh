@@ -95,7 +95,7 @@ BRAID_KERNEL void segment_sums_many_kernel(__grid_constant__ sum_arguments<F, Mo
 }
 
 /// rows[row, sum] = the row's segments, from the left.
-BRAID_KERNEL void add_segments_kernel(float const* partial, index_t count, std::uint32_t segments, std::uint32_t sums, float* rows) {
+[[maybe_unused]] BRAID_KERNEL void add_segments_kernel(float const* partial, index_t count, std::uint32_t segments, std::uint32_t sums, float* rows) {
   index_t const i = static_cast<index_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i >= count) { return; }
   index_t const row = i / sums;
@@ -106,7 +106,7 @@ BRAID_KERNEL void add_segments_kernel(float const* partial, index_t count, std::
 }
 
 /// blocks[block, sum] = the sum in float64 of 256 rows, in order.
-BRAID_KERNEL void add_rows_kernel(float const* rows, index_t channels, std::uint32_t sums, std::uint32_t blocks, double* out) {
+[[maybe_unused]] BRAID_KERNEL void add_rows_kernel(float const* rows, index_t channels, std::uint32_t sums, std::uint32_t blocks, double* out) {
   std::uint32_t const i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= blocks * sums) { return; }
   constexpr index_t of_block = 256;

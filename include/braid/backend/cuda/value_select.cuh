@@ -91,7 +91,7 @@ class value_selector {
     int processors = 0;
     check_cuda(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, be.device()), "asking a device what it is");
     auto const start = [&]<int Most>(std::integral_constant<int, Most>) {
-      constexpr bool few = Most == most_few_models;
+      constexpr bool few = Most == Values::most;
       auto a = arguments<Most>(found, false);
       a.of_row = static_cast<std::uint32_t>(a.in.rows > 1 ? tiles_of<tile_layout::together>(a.in.cols) : 0);
       a.tiles = few ? a.in.rows * tiles_of<tile_layout::together>(a.in.cols) : a.in.rows * a.in.cols;
@@ -107,13 +107,13 @@ class value_selector {
         check_cuda(cudaGetLastError(), "starting a selection");
       };
       if constexpr (few) {
-        with_few_models(n, [&]<int N>(std::integral_constant<int, N>) { launch(count_kernel<N, Values, Most>); });
+        with_few_models<Most>(n, [&]<int N>(std::integral_constant<int, N>) { launch(count_kernel<N, Values, Most>); });
       } else {
         launch(count_many_kernel<Values, Most>);
       }
     };
-    if (n <= most_few_models) {
-      start(std::integral_constant<int, most_few_models>{});
+    if (n <= Values::most) {
+      start(std::integral_constant<int, Values::most>{});
     } else {
       start(std::integral_constant<int, max_experts>{});
     }

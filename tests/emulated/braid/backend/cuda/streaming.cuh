@@ -21,3 +21,8 @@ inline float fused(float x, float y, float z) noexcept { return std::fma(x, y, z
 
 }  // namespace detail::ptx
 BRAID_NAMESPACE_END
+
+template <class T>
+T __shfl_up_sync(unsigned, T x, unsigned step) {
+  return emulated::in_warp(x, [step](auto const& at) { return at(threadIdx.x % 32 < step ? threadIdx.x % 32 : threadIdx.x % 32 - step); });
+}

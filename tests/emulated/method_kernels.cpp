@@ -1,0 +1,157 @@
+#include <braid/backend/cuda/block_inputs.cuh>
+#include <braid/backend/cuda/delta_functions.cuh>
+#include <braid/backend/cuda/method_functions.cuh>
+#include <braid/backend/cuda/row_ranks.cuh>
+
+#include "support/catch.hpp"
+#include "support/method_models.hpp"
+
+#include <braid/prune/dare.hpp>
+
+using namespace braid_test;
+namespace detail = braid::detail;
+
+namespace {
+
+/// Packed copies of a family's matrices that begin `offset` bytes behind a multiple of 16, as a request and as a block.
+struct placed_family {
+  std::vector<std::vector<std::byte>> memory;
+  braid::tensor_request request;
+  braid::channel_block block;
+
+  placed_family(family const& f, bool based, std::size_t offset) : request(request_of(f, based, f.base.type)) {
+    auto const place = [&](braid::channel_rows& rows) {
+      if (rows.data == nullptr) { return; }
+      auto const bytes = static_cast<std::size_t>(request.inputs.channels * rows.stride);
+      auto& there = memory.emplace_back(bytes + 32);
+      std::byte* const to = there.data() + (16 - reinterpret_cast<std::uintptr_t>(there.data()) % 16) % 16 + offset;
+      std::copy_n(rows.data, bytes, to);
+      rows.data = to;
+    };
+    memory.reserve(16);
+    place(request.inputs.base);
+    for (auto& e : request.inputs.experts) { place(e); }
+    std::vector<std::byte> scratch;
+    block = request.inputs.block(0, request.inputs.channels, scratch);
+  }
+};
+
+/// The map kernel's bytes, of N models.
+template <int N, class F, int Most>
+std::vector<std::byte> mapped(placed_family const& p, F const& f, std::integral_constant<int, Most>, detail::operand what, std::size_t offset,
+                              unsigned long long* bad = nullptr) {
+  index_t const cols = p.request.inputs.cols;
+  auto const bytes = static_cast<std::size_t>(p.block.rows * cols) * braid::size_of(p.block.out);
+  std::vector<std::byte> memory(bytes + 32, std::byte{0x5A});
+  std::byte* const out = memory.data() + (16 - reinterpret_cast<std::uintptr_t>(memory.data()) % 16) % 16 + offset;
+  detail::map_arguments<F, Most> a{detail::inputs_of<Most>(p.block, cols, {what, bad != nullptr, F::by_row, F::layout}, out), 0, 0, p.block.out, out, f};
+  a.in.first_bad = bad;
+  index_t const of_row = detail::tiles_of<F::layout>(a.in.cols);
+  if (a.in.rows > 1) { a.of_row = static_cast<std::uint32_t>(of_row); }
+  a.tiles = a.in.rows * of_row;
+  constexpr int threads = 64;
+  emulated::run(static_cast<int>((a.tiles + threads - 1) / threads), 1, threads, 16, sizeof(detail::random_rooms), [&a] { detail::map_kernel<N, F, Most>(a); });
+  return {out, out + bytes};
+}
+
+constexpr dtype usual_types[] = {dtype::bf16, dtype::f16, dtype::f32};
+
+}  // namespace
+
+TEST_CASE("the kernel of maps gives the CPU's bytes: averages", "[emulated]") {
+  random_source random(471);
+  for (int round = 0; round < 12; ++round) {
+    family const f = random_family(random, random.one_of(usual_types), random.between(1, 6), std::max<index_t>(1, random_cols(random)), 3);
+    std::size_t const offset = round % 3 == 2 ? braid::size_of(f.base.type) : 0;
+    placed_family const p(f, false, offset);
+    detail::combine_function<8, true> average{};
+    std::fill_n(average.coefficient, 3, 1.0f);
+    average.divisor = 3.0f;
+    INFO(f.base.rows << " x " << f.base.cols << ", offset " << offset);
+    CHECK(mapped<3>(p, average, std::integral_constant<int, 8>{}, detail::operand::values, offset) == merged_bytes(braid::linear<braid::cpu>{}, p.request));
+  }
+}
+
+TEST_CASE("the kernel of maps gives the CPU's bytes: random pruning, in whole Philox blocks and without", "[emulated]") {
+  random_source random(472);
+  using dare_sum = braid::task_arithmetic<braid::cpu, braid::prune::dare, braid::consensus::weighted_sum, braid::rescale::inverse_keep>;
+  using plan_type = braid::prune::dare::plan_type;
+  using function = detail::join_function<plan_type, braid::consensus::weighted_sum, 4, false>;
+  for (index_t const cols : {128, 77, 256, 640}) {
+    family const f = random_family(random, random.one_of(usual_types), 4, cols, 2);
+    placed_family const p(f, true, 0);
+    braid::prune::dare const prune{.density = 0.6, .seed = random.bits()};
+    function join{};
+    join.pruning.count = 2;
+    join.pruning.keys = detail::random_keys(prune.seed);
+    join.lambda = 1.0f;
+    for (std::size_t i = 0; i < 2; ++i) {
+      join.pruning.plans[i] = prune.plan({braid::stream_hash(f.tensor, f.experts[i].name), 4, cols});
+      join.pruning.kept[i] = detail::survivors::some;
+      join.factor[i] = 1.0f;
+      join.weight[i] = 1.0f;
+    }
+    INFO("4 x " << cols);
+    CHECK(mapped<2>(p, join, std::integral_constant<int, 4>{}, detail::operand::deltas, 0) == merged_bytes(dare_sum{{.prune = prune}}, p.request));
+  }
+}
+
+TEST_CASE("the kernel of maps notes the first channel with NaN or infinity", "[emulated]") {
+  random_source random(473);
+  family f = random_family(random, dtype::bf16, 9, 70, 2);
+  f.experts[1].weight.set(6, 3, NAN);
+  f.base.set(8, 69, INFINITY);
+  unsigned long long bad = ~0ull;
+  placed_family const p(f, true, 0);
+  (void)mapped<2>(p, detail::ram_function<4>{}, std::integral_constant<int, 4>{}, detail::operand::deltas, 0, &bad);
+  CHECK(bad <= 6);  // a tile begins there or before
+  CHECK(bad >= 5);
+}
+
+TEST_CASE("sums over rows are in the one order of sums", "[emulated]") {
+  random_source random(474);
+  for (index_t const cols : {1, 77, 512, 1300}) {
+    family const f = random_family(random, random.one_of(usual_types), 3, cols, 2);
+    placed_family const p(f, true, 0);
+    auto const segments = static_cast<std::uint32_t>((cols + 511) / 512);
+    std::vector<float> partial(3 * segments * 3);
+    std::vector<float> rows(9);
+    detail::sum_arguments<detail::gram_sum, 4> a{detail::inputs_of<4>(p.block, cols, {detail::operand::deltas, false, true, detail::tile_layout::spread}),
+                                                 segments, 3 * static_cast<index_t>(segments), partial.data(), {}};
+    constexpr int threads = 32;
+    emulated::run(static_cast<int>((a.items * detail::segment_threads + threads - 1) / threads), 1, threads, 16, 16,
+                  [&a] { detail::segment_sums_kernel<2, detail::gram_sum, 4>(a); });
+    emulated::run(1, 1, threads, 16, 16, [&] { detail::add_segments_kernel(partial.data(), 9, segments, 3, rows.data()); });
+    for (index_t r = 0; r < 3; ++r) {
+      auto const product = [&](std::size_t x, std::size_t y) {
+        return braid::sum_order::sum(cols, [&](index_t c) {
+          float const b = f.base.at(r, c);
+          return (f.experts[x].weight.at(r, c) - b) * (f.experts[y].weight.at(r, c) - b);
+        });
+      };
+      INFO("row " << r << " of " << cols);
+      CHECK(bits_of(rows[static_cast<std::size_t>(3 * r)]) == bits_of(product(0, 0)));
+      CHECK(bits_of(rows[static_cast<std::size_t>(3 * r + 1)]) == bits_of(product(1, 0)));
+      CHECK(bits_of(rows[static_cast<std::size_t>(3 * r + 2)]) == bits_of(product(1, 1)));
+    }
+  }
+}
+
+TEST_CASE("ranks of a row are the CPU's, equals too", "[emulated]") {
+  random_source random(475);
+  for (index_t const cols : {1, 40, 700}) {
+    family f = random_family(random, dtype::bf16, 1, cols, 1);
+    for (index_t c = 0; c < cols; c += 3) { f.experts[0].weight.set(0, c, f.base.at(0, c)); }
+    placed_family const p(f, true, 0);
+    std::vector<std::uint32_t> ranks(static_cast<std::size_t>(cols));
+    emulated::run(1, 1, detail::rank_threads, detail::rank_memory<9>(), 16, [&] {
+      detail::rank_row_kernel<9>(detail::device_input(p.block.base), detail::device_input(p.block.experts[0]), cols, ranks.data());
+    });
+    std::vector<float> delta;
+    for (index_t c = 0; c < cols; ++c) { delta.push_back(f.experts[0].weight.at(0, c) - f.base.at(0, c)); }
+    detail::row_workspace work;
+    std::vector<std::uint32_t> expected(ranks.size());
+    detail::row_ranks(delta.data(), cols, work, expected.data());
+    CHECK(ranks == expected);
+  }
+}
