@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that needs an NVIDIA GPU (compute capability 9.0 or later): builds the tests and the benchmark with nvcc, runs the
+# Everything that needs an NVIDIA GPU (compute capability 9.0 or later): builds the tests and the benchmarks with nvcc, runs the
 # tests, runs them again under compute-sanitizer, and measures.
 set -uo pipefail
 
@@ -53,7 +53,10 @@ if [[ $parts == *test* || $parts == *sanitize* ]]; then
     compile "$build/on_device_$method.o" "$nvcc" "${device[@]}" "-DBRAID_TEST_PIPELINE=$method" -c tests/gpu/on_device.cu
     objects+=("$build/on_device_$method.o")
   done
-  compile "$build/executor.o" "$nvcc" "${device[@]}" -c tests/gpu/executor.cu
+  for source in executor row_linear; do
+    compile "$build/$source.o" "$nvcc" "${device[@]}" -c "tests/gpu/$source.cu"
+    objects+=("$build/$source.o")
+  done
   for source in tests/gpu/*.cpp tests/support/main.cpp; do
     compile "$build/$(basename "$source").o" "$cxx" "${host[@]}" -c "$source"
     objects+=("$build/$(basename "$source").o")
@@ -61,10 +64,11 @@ if [[ $parts == *test* || $parts == *sanitize* ]]; then
 fi
 if [[ $parts == *bench* ]]; then
   compile "$build/cuda_channel_merge" "$nvcc" "${device[@]}" benchmarks/cuda_channel_merge.cu "${link[@]}"
+  compile "$build/cuda_serve" "$nvcc" "${device[@]}" benchmarks/cuda_serve.cu "${link[@]}" -lcublas
 fi
 wait_for_all
 if [[ $parts == *test* || $parts == *sanitize* ]]; then
-  "$nvcc" -arch=sm_90 "${objects[@]}" "$build/executor.o" "${link[@]}" "${catch[@]}" -o "$build/gpu_tests" || exit 1
+  "$nvcc" -arch=sm_90 "${objects[@]}" "${link[@]}" "${catch[@]}" -o "$build/gpu_tests" || exit 1
 fi
 status=0
 if [[ $parts == *test* ]]; then timeout "${TIMEOUT:-300}" "$build/gpu_tests" || status=1; fi
@@ -74,5 +78,8 @@ if [[ $parts == *sanitize* ]]; then
     timeout "${TIMEOUT:-300}" compute-sanitizer --tool "$tool" --error-exitcode 9 --print-limit 5 "$build/gpu_tests" "[sanitized]" || status=1
   done
 fi
-if [[ $parts == *bench* ]]; then timeout 120 "$build/cuda_channel_merge" || status=1; fi
+if [[ $parts == *bench* ]]; then
+  timeout 120 "$build/cuda_channel_merge" || status=1
+  timeout 120 "$build/cuda_serve" || status=1
+fi
 exit "$status"

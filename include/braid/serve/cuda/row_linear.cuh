@@ -153,8 +153,13 @@ class device_row_linear {
   template <class T, bool Signs>
   void start_kernels(cuda const& be, batch const& b, detail::product_arguments a) const {
     using vector = detail::vector_layout<T>;
-    if (b.alone && cols_ != 0 && vector::bytes(cols_, 2) <= static_cast<std::size_t>(room_)) {
-      start_vector<T, 2, Signs>(be, a);
+    auto const fits = [&](int stages) { return vector::bytes(cols_, stages) <= static_cast<std::size_t>(room_); };
+    if (b.alone && cols_ != 0 && fits(2)) {
+      if (fits(3)) {
+        start_vector<T, 3, Signs>(be, a);
+      } else {
+        start_vector<T, 2, Signs>(be, a);
+      }
       return;
     }
     start_tiles<T, 1, Signs>(be, a, b.above[0], b.above[1]);

@@ -119,7 +119,7 @@ struct vector_layout {
 /// y[channel] = row . x for all tasks, each by one warp. `Stages` rounds of a warp are in shared memory at a time.
 /// @tparam Signs whether tasks may have planes
 template <class T, int Stages, bool Signs>
-BRAID_KERNEL void __launch_bounds__(128, 1) row_vector_kernel(product_arguments const a, int blocks) {
+BRAID_KERNEL void __launch_bounds__(vector_layout<T>::threads, 1) row_vector_kernel(product_arguments const a, int blocks) {
   using layout = vector_layout<T>;
   constexpr int parts = layout::parts;
   constexpr int units = layout::units;
@@ -296,7 +296,7 @@ struct tile_layout {
 /// A tile: up to 32 tasks times up to 2 * Inputs vectors, by a block of 256 threads. A thread is one lane of the order, and
 /// has 4 rows times `Inputs` vectors of it.
 template <class T, int Inputs, bool Signs>
-BRAID_KERNEL void __launch_bounds__(256, 1) row_tile_kernel(product_arguments const a) {
+BRAID_KERNEL void __launch_bounds__(tile_layout<T, Inputs>::threads, 1) row_tile_kernel(product_arguments const a) {
   using layout = tile_layout<T, Inputs>;
   using codec = word_codec<T>;
   using raw = typename codec::raw;
