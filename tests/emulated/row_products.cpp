@@ -72,7 +72,7 @@ void check(random_source& random, index_t channels, index_t cols, braid::residua
                                   braid::tensor_view<float>(expected.data(), batch, channels));
 
   auto const pool = detail::make_device_pool(source);
-  auto const plan = detail::plan_rows(pool.experts, expert);
+  auto const plan = detail::plan_rows(pool.experts, expert, static_cast<std::size_t>(random.between(0, 6)));
   device_copy const rows(pool.rows), planes(pool.planes);
   device_copy const scales(pool.scales), columns(pool.columns);
   device_copy const tasks(plan.tasks);
@@ -164,7 +164,7 @@ TEST_CASE("a plan names every output once, and reads a shared row once", "[serve
     }
     std::vector<std::size_t> expert;
     for (int b = random.between(0, 40); b > 0; --b) { expert.push_back(static_cast<std::size_t>(random.below(experts))); }
-    auto const plan = detail::plan_rows(all, expert);
+    auto const plan = detail::plan_rows(all, expert, static_cast<std::size_t>(random.between(0, 6)));
     std::map<std::pair<int, int>, int> outputs;  // (vector, channel)
     std::set<std::pair<int, int>> rows;           // (row, channel) of tasks
     for (auto const& t : plan.tasks) { CHECK(rows.insert({t.row, t.channel}).second); }

@@ -96,18 +96,23 @@ __device__ void add_signs(product_arguments const& a, row_task const& t, index_t
 // ---- one vector ----
 
 /// How a warp reads rows for one vector: a unit is a segment, `parts` threads share one, each with 16 bytes of every 16
-/// columns. A round is as many units as a warp has: segments of one row, or of several short ones.
+/// columns. A round is as many units as a warp has: segments of one row, or of several short ones. It comes in pieces, so that
+/// many warps have room: one warp alone would wait for its own arithmetic.
 template <class T>
 struct vector_layout {
   static constexpr int each = 16 / static_cast<int>(sizeof(T));  // elements a thread reads at a time
   static constexpr int parts = sum_order::lanes / each;
   static constexpr int units = 32 / parts;
   static constexpr int segment_bytes = sum_order::segment * static_cast<int>(sizeof(T));
-  static constexpr int pitch = segment_bytes + 16 * parts;  // eight threads read eight different 16 bytes of the banks
-  static constexpr int warps = 4;
+  static constexpr int pieces = 4;
+  static constexpr int piece_bytes = segment_bytes / pieces;
+  static constexpr int piece_steps = sum_order::segment / sum_order::lanes / pieces;
+  static constexpr int pitch = piece_bytes + 16 * parts;  // eight threads read eight different 16 bytes of the banks
+  static constexpr int warps = 16;
   static constexpr int threads = 32 * warps;
   static constexpr int stage = units * pitch;
   static constexpr int x_pitch = sum_order::segment + 16;  // floats
+  static constexpr int copies = units * piece_bytes / 512;  // of a thread, for a piece
 
   /// Bytes of shared memory.
   static std::size_t bytes(index_t cols, int stages) noexcept {
@@ -116,14 +121,34 @@ struct vector_layout {
   }
 };
 
-/// y[channel] = row . x for all tasks, each by one warp. `Stages` rounds of a warp are in shared memory at a time.
+/// Where a warp is: the group of rows, the round of their segments, the piece of a round.
+struct vector_place {
+  int group;
+  int round = 0;
+  int piece = 0;
+
+  /// @return whether another group begins
+  template <int Pieces>
+  __device__ bool advance(int rounds, int step) noexcept {
+    if (++piece < Pieces) { return false; }
+    piece = 0;
+    if (++round < rounds) { return false; }
+    round = 0;
+    group += step;
+    return true;
+  }
+};
+
+/// y[channel] = row . x for all tasks, each by one warp. `Stages` pieces of a warp are in shared memory at a time.
 /// @tparam Signs whether tasks may have planes
 template <class T, int Stages, bool Signs>
 BRAID_KERNEL void __launch_bounds__(vector_layout<T>::threads, 1) row_vector_kernel(product_arguments const a, int blocks) {
   using layout = vector_layout<T>;
+  static_assert(Stages <= layout::pieces, "copies run at most one group ahead");
   constexpr int parts = layout::parts;
   constexpr int units = layout::units;
   constexpr int each = layout::each;
+  constexpr int unit_chunks = layout::piece_bytes / 16;
   BRAID_BLOCK_MEMORY(memory);
   int const segments = a.segments();
   auto* const x = reinterpret_cast<float*>(memory);
@@ -132,111 +157,108 @@ BRAID_KERNEL void __launch_bounds__(vector_layout<T>::threads, 1) row_vector_ker
   int const lane = thread % 32;
   std::byte* const ring = memory + static_cast<std::size_t>(segments) * layout::x_pitch * sizeof(float) + static_cast<std::size_t>(warp * Stages) * layout::stage;
 
-  int per_row = 1;  // units that a row takes in a round
-  while (per_row < units && per_row < segments) { per_row *= 2; }
-  int const rows = units / per_row;  // of a round
+  int shift = 0;  // units that a row takes in a round, as a power of two
+  while (1 << shift < units && 1 << shift < segments) { ++shift; }
+  int const per_row = 1 << shift;
+  int const rows = units >> shift;  // of a round
   int const rounds = (segments + units - 1) / units;
-  int const first_group = static_cast<int>(blockIdx.x) * layout::warps + warp;
+  // Neighbouring groups to different blocks: the last ones are spread over the device.
+  int const first_group = static_cast<int>(blockIdx.x) + warp * blocks;
   int const all_groups = (a.count + rows - 1) / rows;
-  int const step_groups = blocks * layout::warps;
-  int const own_groups = first_group < all_groups ? (all_groups - first_group + step_groups - 1) / step_groups : 0;
-  int const items = own_groups * rounds;
+  int const step = blocks * layout::warps;
 
-  // The task of row `lane` of an item's group.
-  auto const task_of = [&](int item) {
+  // The task of row `lane` of a group.
+  auto const task_of = [&](int group) {
     row_task t;
     t.row = -1;
-    int const at = (first_group + item / rounds * step_groups) * rows + lane;
-    if (item < items && lane < rows && at < a.count) { t = a.tasks[at]; }
+    int const at = group * rows + lane;
+    if (lane < rows && at < a.count) { t = a.tasks[at]; }
     return t;
   };
-  auto const start = [&](int item, int row_of_lane) {
-    std::byte* const to = ring + static_cast<std::size_t>(item % Stages) * layout::stage;
-    int const round = item % rounds;
-    constexpr int copies = layout::segment_bytes * units / 512;
-#pragma unroll 8
-    for (int i = 0; i < copies; ++i) {
+  auto const start = [&](vector_place const& place, int stage, int row_of_lane) {
+    std::byte* const to = ring + stage * layout::stage;
+#pragma unroll
+    for (int i = 0; i < layout::copies; ++i) {
       int const chunk = i * 32 + lane;
-      int const unit = chunk / (layout::segment_bytes / 16);
-      int const within = chunk % (layout::segment_bytes / 16);
-      int const row = __shfl_sync(0xFFFFFFFFu, row_of_lane, unit / per_row);
-      index_t const offset = static_cast<index_t>(round * units + unit % per_row) * layout::segment_bytes + within * 16;
-      if (row >= 0 && offset < a.stride && item < items) {
+      int const unit = chunk / unit_chunks;
+      int const within = chunk % unit_chunks;
+      int const row = __shfl_sync(0xFFFFFFFFu, row_of_lane, unit >> shift);
+      int const offset = (place.round * units + (unit & (per_row - 1))) * layout::segment_bytes + place.piece * layout::piece_bytes + within * 16;
+      if (row >= 0 && offset < a.stride) {
         ptx::copy_16(to + unit * layout::pitch + within * 16, a.pool + static_cast<index_t>(row) * a.stride + offset);
       }
     }
     ptx::close_copies();
   };
 
-  row_task task[Stages];
-#pragma unroll
-  for (int s = 0; s < Stages - 1; ++s) {
-    task[s] = task_of(s);
-    start(s, task[s].row);
-  }
-  task[Stages - 1] = task_of(Stages - 1);
+  vector_place ahead{first_group};  // what is copied next
+  row_task started = task_of(first_group);
+  row_task coming = task_of(first_group + step);
+  row_task here = started;
 
   // The vector, once. Its groups of four floats change places so that threads of neighbouring segments meet no bank twice.
   for (int i = thread; i < segments * (sum_order::segment / 4); i += layout::threads) {
     int const segment = i / (sum_order::segment / 4);
     int const q = i % (sum_order::segment / 4);
     index_t const c = static_cast<index_t>(segment) * sum_order::segment + q * 4;
-    four_floats v;
-#pragma unroll
-    for (int k = 0; k < 4; ++k) { v.value[k] = 0.0f; }
+    float* const place = x + segment * layout::x_pitch + (parts == 2 ? q ^ (segment >> 1 & 1) : q) * 4;
     if (a.aligned_x && c + 4 <= a.cols) {
-      v = *reinterpret_cast<four_floats const*>(a.x + c);
+      ptx::copy_16(place, a.x + c);
     } else {
 #pragma unroll
-      for (int k = 0; k < 4; ++k) {
-        if (c + k < a.cols) { v.value[k] = a.x[c + k]; }
-      }
+      for (int k = 0; k < 4; ++k) { place[k] = c + k < a.cols ? a.x[c + k] : 0.0f; }
     }
-    int const place = parts == 2 ? q ^ (segment >> 1 & 1) : q;
-    *reinterpret_cast<four_floats*>(x + segment * layout::x_pitch + place * 4) = v;
   }
+  auto const start_next = [&](int stage) {
+    start(ahead, stage, started.row);
+    if (ahead.advance<layout::pieces>(rounds, step)) {
+      started = coming;
+      coming = task_of(ahead.group + step);
+    }
+  };
+#pragma unroll
+  for (int s = 0; s < Stages - 1; ++s) { start_next(s); }
+  ptx::wait_for_all_but<Stages - 2>();  // the vector came with the first piece
   __syncthreads();
 
   int const unit = lane / parts;
   int const part = lane % parts;
+  int const row_lane = unit >> shift;
   float total = 0.0f;
-  for (int item = 0; item < items; ++item) {
-    row_task const here = task[0];
-    start(item + Stages - 1, task[Stages - 1].row);
+  float sum[each];
 #pragma unroll
-    for (int s = 0; s + 1 < Stages; ++s) { task[s] = task[s + 1]; }
-    task[Stages - 1] = task_of(item + Stages);
+  for (int v = 0; v < each; ++v) { sum[v] = 0.0f; }
+  int stage = 0;
+  vector_place now{first_group};
+  while (now.group < all_groups) {
+    start_next(stage == 0 ? Stages - 1 : stage - 1);
     ptx::wait_for_all_but<Stages - 1>();
     __syncwarp();
-    int const round = item % rounds;
-    std::byte* const from = ring + static_cast<std::size_t>(item % Stages) * layout::stage;
+    std::byte* const from = ring + stage * layout::stage;
     if constexpr (Signs) {
-      constexpr int copies = layout::segment_bytes * units / 512;
-      for (int i = 0; i < copies; ++i) {
+      for (int i = 0; i < layout::copies; ++i) {
         int const chunk = i * 32 + lane;
-        int const u = chunk / (layout::segment_bytes / 16);
-        int const within = chunk % (layout::segment_bytes / 16);
+        int const u = chunk / unit_chunks;
+        int const within = chunk % unit_chunks;
         row_task t;
-        t.row = __shfl_sync(0xFFFFFFFFu, here.row, u / per_row);
-        t.planes = __shfl_sync(0xFFFFFFFFu, here.planes, u / per_row);
-        t.scale = __shfl_sync(0xFFFFFFFFu, here.scale, u / per_row);
-        t.plane = static_cast<std::int64_t>(__shfl_sync(0xFFFFFFFFu, static_cast<unsigned long long>(here.plane), u / per_row));
-        index_t const c = static_cast<index_t>(round * units + u % per_row) * sum_order::segment + within * each;
+        t.row = __shfl_sync(0xFFFFFFFFu, here.row, u >> shift);
+        t.planes = __shfl_sync(0xFFFFFFFFu, here.planes, u >> shift);
+        t.scale = __shfl_sync(0xFFFFFFFFu, here.scale, u >> shift);
+        t.plane = static_cast<std::int64_t>(__shfl_sync(0xFFFFFFFFu, static_cast<unsigned long long>(here.plane), u >> shift));
+        index_t const c = static_cast<index_t>(now.round * units + (u & (per_row - 1))) * sum_order::segment +
+                          now.piece * (sum_order::segment / layout::pieces) + within * each;
         if (t.row >= 0 && t.planes != 0 && c < a.cols) { add_signs<T>(a, t, c, from + u * layout::pitch + within * 16); }
       }
       __syncwarp();
     }
-    int const segment = round * units + unit % per_row;
-    int const row_here = __shfl_sync(0xFFFFFFFFu, here.row, unit / per_row);
-    int const steps = row_here >= 0 && segment < segments ? a.steps(segment) : 0;
-    float sum[each];
-#pragma unroll
-    for (int v = 0; v < each; ++v) { sum[v] = 0.0f; }
+    int const segment = now.round * units + (unit & (per_row - 1));
+    int const row_here = __shfl_sync(0xFFFFFFFFu, here.row, row_lane);
+    int steps = row_here >= 0 && segment < segments ? a.steps(segment) - now.piece * layout::piece_steps : 0;
+    if (steps > layout::piece_steps) { steps = layout::piece_steps; }
     std::byte const* const w = from + unit * layout::pitch + part * 16;
-    float const* const xs = x + (steps != 0 ? segment : 0) * layout::x_pitch + part * each;
+    float const* const xs = x + (segment < segments ? segment : 0) * layout::x_pitch + now.piece * layout::piece_steps * sum_order::lanes + part * each;
     int const swapped = parts == 2 ? segment >> 1 & 1 : 0;
-#pragma unroll 4
-    for (int k = 0; k < steps; ++k) {
+    auto const add = [&](int k) {
       four_words const words = *reinterpret_cast<four_words const*>(w + k * (parts * 16));
 #pragma unroll
       for (int q = 0; q < each / 4; ++q) {
@@ -253,29 +275,42 @@ BRAID_KERNEL void __launch_bounds__(vector_layout<T>::threads, 1) row_vector_ker
           }
         }
       }
+    };
+    if (steps == layout::piece_steps) {
+#pragma unroll
+      for (int k = 0; k < layout::piece_steps; ++k) { add(k); }
+    } else {
+      for (int k = 0; k < steps; ++k) { add(k); }
     }
-    // The tree over lanes: l with l + 8, + 4, + 2, + 1.
-    float eight[each];
+    if (now.piece == layout::pieces - 1) {
+      // The tree over lanes: l with l + 8, + 4, + 2, + 1.
+      float eight[each];
 #pragma unroll
-    for (int v = 0; v < each; ++v) { eight[v] = sum[v] + __shfl_xor_sync(0xFFFFFFFFu, sum[v], parts / 2); }
-    float four[4];
+      for (int v = 0; v < each; ++v) { eight[v] = sum[v] + __shfl_xor_sync(0xFFFFFFFFu, sum[v], parts / 2); }
+      float four[4];
 #pragma unroll
-    for (int v = 0; v < 4; ++v) {
-      if constexpr (parts == 2) {
-        four[v] = eight[v] + eight[v + 4];
-      } else {
-        four[v] = eight[v] + __shfl_xor_sync(0xFFFFFFFFu, eight[v], 1);
+      for (int v = 0; v < 4; ++v) {
+        if constexpr (parts == 2) {
+          four[v] = eight[v] + eight[v + 4];
+        } else {
+          four[v] = eight[v] + __shfl_xor_sync(0xFFFFFFFFu, eight[v], 1);
+        }
       }
+      float const segment_sum = (four[0] + four[2]) + (four[1] + four[3]);
+      if (now.round == 0) { total = 0.0f; }
+#pragma unroll
+      for (int s = 0; s < units; ++s) {
+        float const next = __shfl_sync(0xFFFFFFFFu, segment_sum, ((row_lane << shift) + s) * parts % 32);
+        if (s < per_row && now.round * units + s < segments) { total = total + next; }
+      }
+      int const channel = __shfl_sync(0xFFFFFFFFu, here.channel, row_lane);
+      if (now.round == rounds - 1 && row_here >= 0 && (unit & (per_row - 1)) == 0 && part == 0) { a.y[channel] = total; }
+#pragma unroll
+      for (int v = 0; v < each; ++v) { sum[v] = 0.0f; }
     }
-    float const segment_sum = (four[0] + four[2]) + (four[1] + four[3]);
-    if (round == 0) { total = 0.0f; }
-    for (int s = 0; s < per_row; ++s) {
-      float const next = __shfl_sync(0xFFFFFFFFu, segment_sum, (unit / per_row * per_row + s) * parts);
-      if (round * units + s < segments) { total = total + next; }
-    }
-    int const channel = __shfl_sync(0xFFFFFFFFu, here.channel, unit / per_row);
-    if (round == rounds - 1 && row_here >= 0 && unit % per_row == 0 && part == 0) { a.y[channel] = total; }
     __syncwarp();  // all have read the stage before copies overwrite it
+    stage = stage == Stages - 1 ? 0 : stage + 1;
+    if (now.advance<layout::pieces>(rounds, step)) { here = started; }
   }
   ptx::wait_for_all_but<0>();
 }
@@ -286,8 +321,9 @@ template <class T, int Inputs>
 struct tile_layout {
   static constexpr int threads = 256;
   static constexpr int inputs = 2 * Inputs;
-  static constexpr int row_bytes = sum_order::segment * static_cast<int>(sizeof(T));
-  static constexpr int x_pitch = sum_order::segment + 16;  // floats; two vectors side by side share no bank
+  static constexpr int columns = sum_order::segment / 2;  // at a time, so that two blocks fit a processor
+  static constexpr int row_bytes = columns * static_cast<int>(sizeof(T));
+  static constexpr int x_pitch = columns + 16;  // floats; two vectors side by side share no bank
   static constexpr int x_bytes = inputs * x_pitch * 4;
   static constexpr int stage = tile_tasks * row_bytes + x_bytes;
   static constexpr int bytes = 2 * stage;
@@ -296,7 +332,7 @@ struct tile_layout {
 /// A tile: up to 32 tasks times up to 2 * Inputs vectors, by a block of 256 threads. A thread is one lane of the order, and
 /// has 4 rows times `Inputs` vectors of it.
 template <class T, int Inputs, bool Signs>
-BRAID_KERNEL void __launch_bounds__(tile_layout<T, Inputs>::threads, 1) row_tile_kernel(product_arguments const a) {
+BRAID_KERNEL void __launch_bounds__(tile_layout<T, Inputs>::threads, 2) row_tile_kernel(product_arguments const a) {
   using layout = tile_layout<T, Inputs>;
   using codec = word_codec<T>;
   using raw = typename codec::raw;
@@ -307,13 +343,13 @@ BRAID_KERNEL void __launch_bounds__(tile_layout<T, Inputs>::threads, 1) row_tile
   task_tile const tile = a.tiles[blockIdx.x];
   row_task const* const tasks = a.tasks + tile.first;
   std::int32_t const* const inputs = a.inputs + tile.first_input;
-  int const segments = a.segments();
+  int const pieces = static_cast<int>((a.cols + layout::columns - 1) / layout::columns);
   int const thread = static_cast<int>(threadIdx.x);
   int const lane = thread % sum_order::lanes;
   int const half = thread / sum_order::lanes % 2;
   int const first_row = thread / 32 * 4;
 
-  // A thread copies the same places of all segments: of rows, 16 bytes of every eighth or fourth row.
+  // A thread copies the same places of all pieces: 16 bytes of every few rows.
   constexpr int row_chunks = layout::row_bytes / 16;
   constexpr int rows_at_once = layout::threads / row_chunks;
   std::byte const* row_from[tile_tasks / rows_at_once];
@@ -322,19 +358,19 @@ BRAID_KERNEL void __launch_bounds__(tile_layout<T, Inputs>::threads, 1) row_tile
     int const r = i * rows_at_once + thread / row_chunks;
     row_from[i] = r < tile.tasks ? a.pool + static_cast<index_t>(tasks[r].row) * a.stride : nullptr;
   }
-  constexpr int x_chunks = sum_order::segment / 4;
-  auto const start = [&](int segment) {
-    std::byte* const to = memory + segment % 2 * layout::stage;
-    index_t const offset = static_cast<index_t>(segment) * layout::row_bytes + thread % row_chunks * 16;
+  constexpr int x_chunks = layout::columns / 4;
+  auto const start = [&](int piece) {
+    std::byte* const to = memory + piece % 2 * layout::stage;
+    index_t const offset = static_cast<index_t>(piece) * layout::row_bytes + thread % row_chunks * 16;
 #pragma unroll
     for (int i = 0; i < tile_tasks / rows_at_once; ++i) {
-      if (row_from[i] == nullptr || segment >= segments || offset >= a.stride) { continue; }
+      if (row_from[i] == nullptr || piece >= pieces || offset >= a.stride) { continue; }
       ptx::copy_16(to + (i * rows_at_once + thread / row_chunks) * layout::row_bytes + thread % row_chunks * 16, row_from[i] + offset);
     }
     auto* const x_to = reinterpret_cast<float*>(to + tile_tasks * layout::row_bytes);
-    for (int i = thread; i < layout::inputs * x_chunks && segment < segments; i += layout::threads) {
+    for (int i = thread; i < layout::inputs * x_chunks && piece < pieces; i += layout::threads) {
       int const b = i / x_chunks;
-      index_t const c = static_cast<index_t>(segment) * sum_order::segment + i % x_chunks * 4;
+      index_t const c = static_cast<index_t>(piece) * layout::columns + i % x_chunks * 4;
       float* const place = x_to + b * layout::x_pitch + i % x_chunks * 4;
       float const* const from = b < tile.inputs ? a.x + static_cast<index_t>(inputs[b]) * a.x_stride : nullptr;
       if (from != nullptr && a.aligned_x && c + 4 <= a.cols) {
@@ -350,33 +386,36 @@ BRAID_KERNEL void __launch_bounds__(tile_layout<T, Inputs>::threads, 1) row_tile
   float total[folds];
 #pragma unroll
   for (int f = 0; f < folds; ++f) { total[f] = 0.0f; }
+  float sum[sums];
+#pragma unroll
+  for (int s = 0; s < sums; ++s) { sum[s] = 0.0f; }
   start(0);
-  for (int segment = 0; segment < segments; ++segment) {
-    start(segment + 1);
+  for (int piece = 0; piece < pieces; ++piece) {
+    start(piece + 1);
     ptx::wait_for_all_but<1>();
     __syncthreads();
-    std::byte* const from = memory + segment % 2 * layout::stage;
+    std::byte* const from = memory + piece % 2 * layout::stage;
+    index_t const first_column = static_cast<index_t>(piece) * layout::columns;
     if constexpr (Signs) {
       for (int i = thread; i < tile.tasks * row_chunks; i += layout::threads) {
         row_task const t = tasks[i / row_chunks];
-        index_t const c = static_cast<index_t>(segment) * sum_order::segment + i % row_chunks * (16 / static_cast<int>(sizeof(T)));
+        index_t const c = first_column + i % row_chunks * (16 / static_cast<int>(sizeof(T)));
         if (t.planes != 0 && c < a.cols) { add_signs<T>(a, t, c, from + i * 16); }
       }
       __syncthreads();
     }
-    auto const* const w = reinterpret_cast<raw const*>(from) + first_row * sum_order::segment + lane;
+    auto const* const w = reinterpret_cast<raw const*>(from) + first_row * layout::columns + lane;
     auto const* const x = reinterpret_cast<float const*>(from + tile_tasks * layout::row_bytes) + half * layout::x_pitch + lane;
-    float sum[sums];
-#pragma unroll
-    for (int s = 0; s < sums; ++s) { sum[s] = 0.0f; }
-    int const steps = a.steps(segment);
+    constexpr int most_steps = layout::columns / sum_order::lanes;
+    index_t const left = (a.cols - first_column + sum_order::lanes - 1) / sum_order::lanes;
+    int const steps = left < most_steps ? static_cast<int>(left) : most_steps;
     if (first_row < tile.tasks) {
 #pragma unroll 4
       for (int k = 0; k < steps; ++k) {
         float row[4];
         float v[Inputs];
 #pragma unroll
-        for (int r = 0; r < 4; ++r) { row[r] = codec::widen_one(w[r * sum_order::segment + k * sum_order::lanes]); }
+        for (int r = 0; r < 4; ++r) { row[r] = codec::widen_one(w[r * layout::columns + k * sum_order::lanes]); }
 #pragma unroll
         for (int b = 0; b < Inputs; ++b) { v[b] = x[2 * b * layout::x_pitch + k * sum_order::lanes]; }
 #pragma unroll
@@ -386,12 +425,16 @@ BRAID_KERNEL void __launch_bounds__(tile_layout<T, Inputs>::threads, 1) row_tile
         }
       }
     }
+    if (piece % 2 == 1 || piece == pieces - 1) {  // the end of a segment
 #pragma unroll
-    for (int f = 0; f < folds; ++f) {
-      float part[folded];
+      for (int f = 0; f < folds; ++f) {
+        float part[folded];
 #pragma unroll
-      for (int s = 0; s < folded; ++s) { part[s] = sum[f * folded + s]; }
-      total[f] = total[f] + fold_sums<folded>(part, lane);
+        for (int s = 0; s < folded; ++s) { part[s] = sum[f * folded + s]; }
+        total[f] = total[f] + fold_sums<folded>(part, lane);
+      }
+#pragma unroll
+      for (int s = 0; s < sums; ++s) { sum[s] = 0.0f; }
     }
     __syncthreads();  // all have read the stage before copies overwrite it
   }

@@ -112,7 +112,8 @@ struct row_plan {
 };
 
 /// Experts that share a row share a task.
-inline row_plan plan_rows(std::vector<std::vector<row_task>> const& experts, std::span<std::size_t const> expert) {
+/// @param blocks  as many tiles should there be at least: where tasks are few, tiles are smaller
+inline row_plan plan_rows(std::vector<std::vector<row_task>> const& experts, std::span<std::size_t const> expert, std::size_t blocks = 0) {
   row_plan plan;
   std::map<std::size_t, std::vector<std::int32_t>> inputs_of;
   for (std::size_t b = 0; b < expert.size(); ++b) {
@@ -137,14 +138,22 @@ inline row_plan plan_rows(std::vector<std::vector<row_task>> const& experts, std
     }
     for (auto const& [t, who] : own) { groups[who].push_back(t); }
   }
+  std::size_t work = 0;  // tasks times blocks of vectors
+  for (auto const& [who, tasks] : groups) {
+    std::size_t inputs = 0;
+    for (std::size_t const e : who) { inputs += inputs_of[e].size(); }
+    work += tasks.size() * ((inputs + tile_inputs - 1) / tile_inputs);
+  }
+  std::size_t in_tile = tile_tasks;
+  while (in_tile > 8 && work / in_tile < blocks) { in_tile /= 2; }
   for (auto const& [who, tasks] : groups) {
     auto const first_input = plan.inputs.size();
     for (std::size_t const e : who) { plan.inputs.insert(plan.inputs.end(), inputs_of[e].begin(), inputs_of[e].end()); }
     auto const inputs = plan.inputs.size() - first_input;
-    for (std::size_t t = 0; t < tasks.size(); t += tile_tasks) {
+    for (std::size_t t = 0; t < tasks.size(); t += in_tile) {
       for (std::size_t i = 0; i < inputs; i += tile_inputs) {
         plan.tiles.push_back({static_cast<std::int32_t>(plan.tasks.size() + t),
-                              static_cast<std::int32_t>(std::min<std::size_t>(tile_tasks, tasks.size() - t)),
+                              static_cast<std::int32_t>(std::min(in_tile, tasks.size() - t)),
                               static_cast<std::int32_t>(first_input + i),
                               static_cast<std::int32_t>(std::min<std::size_t>(tile_inputs, inputs - i))});
       }
