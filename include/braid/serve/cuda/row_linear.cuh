@@ -129,7 +129,7 @@ class device_row_linear {
     std::vector<std::size_t> key(expert.begin(), expert.end());
     auto const found = batches_.find(key);
     if (found != batches_.end()) { return found->second; }
-    auto const plan = detail::plan_rows(experts_, expert, 2 * static_cast<std::size_t>(processors_));
+    auto const plan = detail::plan_rows(experts_, expert, static_cast<std::size_t>(processors_) / 2);
     batch b;
     b.channels = plan.channels;
     b.alone = expert.size() == 1;
