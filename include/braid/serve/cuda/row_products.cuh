@@ -1,0 +1,454 @@
+#pragma once
+
+/// Products of rows of a pool with vectors in the one order of sums (core/sum_order.hpp). Rows come to shared memory 16 bytes
+/// a copy and lane by lane out of it, so that the order costs no uncoalesced read.
+
+#include <braid/backend/cuda/async_copy.cuh>
+#include <braid/backend/cuda/lane_gram.cuh>
+#include <braid/serve/detail/row_tasks.hpp>
+
+BRAID_NAMESPACE_BEGIN
+namespace detail {
+
+/// What all kernels of products take.
+struct product_arguments {
+  std::byte const* pool = nullptr;
+  index_t stride = 0;  // bytes
+  index_t cols = 0;
+  row_task const* tasks = nullptr;
+  int count = 0;  // of tasks; of one vector only
+  task_tile const* tiles = nullptr;
+  std::int32_t const* inputs = nullptr;
+  std::byte const* planes = nullptr;
+  bfloat16 const* scales = nullptr;
+  bfloat16 const* columns = nullptr;
+  float const* x = nullptr;
+  index_t x_stride = 0;
+  float* y = nullptr;
+  index_t y_stride = 0;
+  bool aligned_x = false;  // every vector begins on 16 bytes
+
+  __device__ int segments() const noexcept { return static_cast<int>((cols + sum_order::segment - 1) / sum_order::segment); }
+  /// Steps of 16 columns in a segment.
+  __device__ int steps(int segment) const noexcept {
+    index_t const left = (cols - static_cast<index_t>(segment) * sum_order::segment + sum_order::lanes - 1) / sum_order::lanes;
+    constexpr int most = sum_order::segment / sum_order::lanes;
+    return left < most ? static_cast<int>(left) : most;
+  }
+};
+
+struct alignas(16) four_words {
+  std::uint32_t word[4];
+};
+struct alignas(16) four_floats {
+  float value[4];
+};
+
+template <class T>
+inline constexpr float device_largest = 0x1.fffffep127f;
+template <>
+inline constexpr float device_largest<bfloat16> = 0x1.fep127f;
+template <>
+inline constexpr float device_largest<float16> = 65504.0f;
+
+/// 16 bytes of a row, from column `c` on, which it has, become round(row + column scale * sum of signed scales): what `apply_residual` does.
+template <class T>
+__device__ void add_signs(product_arguments const& a, row_task const& t, index_t c, std::byte* at) {
+  using codec = word_codec<T>;
+  constexpr int elements = codec::elements;
+  auto* const words = reinterpret_cast<four_words*>(at);
+  four_words out = *words;
+  index_t const plane_bytes = (a.cols + 7) / 8;
+  std::uint32_t bits[3]{};
+  float scale[3]{};
+#pragma unroll
+  for (std::uint32_t p = 0; p < 3; ++p) {
+    if (p >= t.planes) { break; }
+    bits[p] = static_cast<std::uint32_t>(a.planes[t.plane + static_cast<index_t>(p) * plane_bytes + c / 8]) >> (c & 7);
+    scale[p] = static_cast<float>(a.scales[t.scale + p]);
+  }
+#pragma unroll
+  for (int w = 0; w < 4; ++w) {
+    float v[elements];
+    codec::widen(out.word[w], v);
+#pragma unroll
+    for (int i = 0; i < elements; ++i) {
+      int const k = w * elements + i;
+      if (c + k >= a.cols) { continue; }
+      float more = 0.0f;
+#pragma unroll
+      for (std::uint32_t p = 0; p < 3; ++p) {
+        if (p >= t.planes) { break; }
+        float const term = __uint_as_float(__float_as_uint(scale[p]) ^ ((bits[p] >> k & 1u) << 31));
+        more = p == 0 ? term : more + term;
+      }
+      if (a.columns != nullptr) { more = static_cast<float>(a.columns[c + k]) * more; }
+      float sum = v[i] + more;
+      constexpr float top = device_largest<T>;
+      if ((__float_as_uint(v[i]) & 0x7F800000u) != 0x7F800000u) { sum = sum > top ? top : sum < -top ? -top : sum; }
+      v[i] = sum;
+    }
+    out.word[w] = codec::narrow(v);
+  }
+  *words = out;
+}
+
+// ---- one vector ----
+
+/// How a warp reads rows for one vector: a unit is a segment, `parts` threads share one, each with 16 bytes of every 16
+/// columns. A round is as many units as a warp has: segments of one row, or of several short ones. It comes in pieces, so that
+/// many warps have room: one warp alone would wait for its own arithmetic.
+template <class T>
+struct vector_layout {
+  static constexpr int each = 16 / static_cast<int>(sizeof(T));  // elements a thread reads at a time
+  static constexpr int parts = sum_order::lanes / each;
+  static constexpr int units = 32 / parts;
+  static constexpr int segment_bytes = sum_order::segment * static_cast<int>(sizeof(T));
+  static constexpr int pieces = 4;
+  static constexpr int piece_bytes = segment_bytes / pieces;
+  static constexpr int piece_steps = sum_order::segment / sum_order::lanes / pieces;
+  static constexpr int pitch = piece_bytes + 16 * parts;  // eight threads read eight different 16 bytes of the banks
+  static constexpr int warps = 16;
+  static constexpr int threads = 32 * warps;
+  static constexpr int stage = units * pitch;
+  static constexpr int x_pitch = sum_order::segment + 16;  // floats
+  static constexpr int copies = units * piece_bytes / 512;  // of a thread, for a piece
+
+  /// Bytes of shared memory.
+  static std::size_t bytes(index_t cols, int stages) noexcept {
+    auto const segments = static_cast<std::size_t>((cols + sum_order::segment - 1) / sum_order::segment);
+    return segments * x_pitch * sizeof(float) + static_cast<std::size_t>(warps * stages * stage);
+  }
+};
+
+/// Where a warp is: the group of rows, the round of their segments, the piece of a round.
+struct vector_place {
+  int group;
+  int round = 0;
+  int piece = 0;
+
+  /// @return whether another group begins
+  template <int Pieces>
+  __device__ bool advance(int rounds, int step) noexcept {
+    if (++piece < Pieces) { return false; }
+    piece = 0;
+    if (++round < rounds) { return false; }
+    round = 0;
+    group += step;
+    return true;
+  }
+};
+
+/// y[channel] = row . x for all tasks, each by one warp. `Stages` pieces of a warp are in shared memory at a time.
+/// @tparam Signs whether tasks may have planes
+template <class T, int Stages, bool Signs>
+BRAID_KERNEL void __launch_bounds__(vector_layout<T>::threads, 1) row_vector_kernel(product_arguments const a, int blocks) {
+  using layout = vector_layout<T>;
+  static_assert(Stages <= layout::pieces, "copies run at most one group ahead");
+  constexpr int parts = layout::parts;
+  constexpr int units = layout::units;
+  constexpr int each = layout::each;
+  constexpr int unit_chunks = layout::piece_bytes / 16;
+  BRAID_BLOCK_MEMORY(memory);
+  int const segments = a.segments();
+  auto* const x = reinterpret_cast<float*>(memory);
+  int const thread = static_cast<int>(threadIdx.x);
+  int const warp = thread / 32;
+  int const lane = thread % 32;
+  std::byte* const ring = memory + static_cast<std::size_t>(segments) * layout::x_pitch * sizeof(float) + static_cast<std::size_t>(warp * Stages) * layout::stage;
+
+  int shift = 0;  // units that a row takes in a round, as a power of two
+  while (1 << shift < units && 1 << shift < segments) { ++shift; }
+  int const per_row = 1 << shift;
+  int const rows = units >> shift;  // of a round
+  int const rounds = (segments + units - 1) / units;
+  // Neighbouring groups to different blocks: the last ones are spread over the device.
+  int const first_group = static_cast<int>(blockIdx.x) + warp * blocks;
+  int const all_groups = (a.count + rows - 1) / rows;
+  int const step = blocks * layout::warps;
+
+  // The task of row `lane` of a group.
+  auto const task_of = [&](int group) {
+    row_task t;
+    t.row = -1;
+    int const at = group * rows + lane;
+    if (lane < rows && at < a.count) { t = a.tasks[at]; }
+    return t;
+  };
+  auto const start = [&](vector_place const& place, int stage, int row_of_lane) {
+    std::byte* const to = ring + stage * layout::stage;
+#pragma unroll
+    for (int i = 0; i < layout::copies; ++i) {
+      int const chunk = i * 32 + lane;
+      int const unit = chunk / unit_chunks;
+      int const within = chunk % unit_chunks;
+      int const row = __shfl_sync(0xFFFFFFFFu, row_of_lane, unit >> shift);
+      int const offset = (place.round * units + (unit & (per_row - 1))) * layout::segment_bytes + place.piece * layout::piece_bytes + within * 16;
+      if (row >= 0 && offset < a.stride) {
+        ptx::copy_16(to + unit * layout::pitch + within * 16, a.pool + static_cast<index_t>(row) * a.stride + offset);
+      }
+    }
+    ptx::close_copies();
+  };
+
+  vector_place ahead{first_group};  // what is copied next
+  row_task started = task_of(first_group);
+  row_task coming = task_of(first_group + step);
+  row_task here = started;
+
+  // The vector, once. Its groups of four floats change places so that threads of neighbouring segments meet no bank twice.
+  for (int i = thread; i < segments * (sum_order::segment / 4); i += layout::threads) {
+    int const segment = i / (sum_order::segment / 4);
+    int const q = i % (sum_order::segment / 4);
+    index_t const c = static_cast<index_t>(segment) * sum_order::segment + q * 4;
+    float* const place = x + segment * layout::x_pitch + (parts == 2 ? q ^ (segment >> 1 & 1) : q) * 4;
+    if (a.aligned_x && c + 4 <= a.cols) {
+      ptx::copy_16(place, a.x + c);
+    } else {
+#pragma unroll
+      for (int k = 0; k < 4; ++k) { place[k] = c + k < a.cols ? a.x[c + k] : 0.0f; }
+    }
+  }
+  auto const start_next = [&](int stage) {
+    start(ahead, stage, started.row);
+    if (ahead.advance<layout::pieces>(rounds, step)) {
+      started = coming;
+      coming = task_of(ahead.group + step);
+    }
+  };
+#pragma unroll
+  for (int s = 0; s < Stages - 1; ++s) { start_next(s); }
+  ptx::wait_for_all_but<Stages - 2>();  // the vector came with the first piece
+  __syncthreads();
+
+  int const unit = lane / parts;
+  int const part = lane % parts;
+  int const row_lane = unit >> shift;
+  float total = 0.0f;
+  float sum[each];
+#pragma unroll
+  for (int v = 0; v < each; ++v) { sum[v] = 0.0f; }
+  int stage = 0;
+  vector_place now{first_group};
+  while (now.group < all_groups) {
+    start_next(stage == 0 ? Stages - 1 : stage - 1);
+    ptx::wait_for_all_but<Stages - 1>();
+    __syncwarp();
+    std::byte* const from = ring + stage * layout::stage;
+    if constexpr (Signs) {
+      for (int i = 0; i < layout::copies; ++i) {
+        int const chunk = i * 32 + lane;
+        int const u = chunk / unit_chunks;
+        int const within = chunk % unit_chunks;
+        row_task t;
+        t.row = __shfl_sync(0xFFFFFFFFu, here.row, u >> shift);
+        t.planes = __shfl_sync(0xFFFFFFFFu, here.planes, u >> shift);
+        t.scale = __shfl_sync(0xFFFFFFFFu, here.scale, u >> shift);
+        t.plane = static_cast<std::int64_t>(__shfl_sync(0xFFFFFFFFu, static_cast<unsigned long long>(here.plane), u >> shift));
+        index_t const c = static_cast<index_t>(now.round * units + (u & (per_row - 1))) * sum_order::segment +
+                          now.piece * (sum_order::segment / layout::pieces) + within * each;
+        if (t.row >= 0 && t.planes != 0 && c < a.cols) { add_signs<T>(a, t, c, from + u * layout::pitch + within * 16); }
+      }
+      __syncwarp();
+    }
+    int const segment = now.round * units + (unit & (per_row - 1));
+    int const row_here = __shfl_sync(0xFFFFFFFFu, here.row, row_lane);
+    int steps = row_here >= 0 && segment < segments ? a.steps(segment) - now.piece * layout::piece_steps : 0;
+    if (steps > layout::piece_steps) { steps = layout::piece_steps; }
+    std::byte const* const w = from + unit * layout::pitch + part * 16;
+    float const* const xs = x + (segment < segments ? segment : 0) * layout::x_pitch + now.piece * layout::piece_steps * sum_order::lanes + part * each;
+    int const swapped = parts == 2 ? segment >> 1 & 1 : 0;
+    auto const add = [&](int k) {
+      four_words const words = *reinterpret_cast<four_words const*>(w + k * (parts * 16));
+#pragma unroll
+      for (int q = 0; q < each / 4; ++q) {
+        four_floats const v = *reinterpret_cast<four_floats const*>(xs + k * sum_order::lanes + (q ^ swapped) * 4);
+        constexpr int per_word = word_codec<T>::elements;
+#pragma unroll
+        for (int i = 0; i < 4 / per_word; ++i) {
+          float e[per_word];
+          word_codec<T>::widen(words.word[q * (4 / per_word) + i], e);
+#pragma unroll
+          for (int j = 0; j < per_word; ++j) {
+            int const at = q * 4 + i * per_word + j;
+            sum[at] = sum[at] + e[j] * v.value[i * per_word + j];
+          }
+        }
+      }
+    };
+    if (steps == layout::piece_steps) {
+#pragma unroll
+      for (int k = 0; k < layout::piece_steps; ++k) { add(k); }
+    } else {
+      for (int k = 0; k < steps; ++k) { add(k); }
+    }
+    if (now.piece == layout::pieces - 1) {
+      // The tree over lanes: l with l + 8, + 4, + 2, + 1.
+      float eight[each];
+#pragma unroll
+      for (int v = 0; v < each; ++v) { eight[v] = sum[v] + __shfl_xor_sync(0xFFFFFFFFu, sum[v], parts / 2); }
+      float four[4];
+#pragma unroll
+      for (int v = 0; v < 4; ++v) {
+        if constexpr (parts == 2) {
+          four[v] = eight[v] + eight[v + 4];
+        } else {
+          four[v] = eight[v] + __shfl_xor_sync(0xFFFFFFFFu, eight[v], 1);
+        }
+      }
+      float const segment_sum = (four[0] + four[2]) + (four[1] + four[3]);
+      if (now.round == 0) { total = 0.0f; }
+#pragma unroll
+      for (int s = 0; s < units; ++s) {
+        float const next = __shfl_sync(0xFFFFFFFFu, segment_sum, ((row_lane << shift) + s) * parts % 32);
+        if (s < per_row && now.round * units + s < segments) { total = total + next; }
+      }
+      int const channel = __shfl_sync(0xFFFFFFFFu, here.channel, row_lane);
+      if (now.round == rounds - 1 && row_here >= 0 && (unit & (per_row - 1)) == 0 && part == 0) { a.y[channel] = total; }
+#pragma unroll
+      for (int v = 0; v < each; ++v) { sum[v] = 0.0f; }
+    }
+    __syncwarp();  // all have read the stage before copies overwrite it
+    stage = stage == Stages - 1 ? 0 : stage + 1;
+    if (now.advance<layout::pieces>(rounds, step)) { here = started; }
+  }
+  ptx::wait_for_all_but<0>();
+}
+
+// ---- several vectors ----
+
+template <class T, int Inputs>
+struct tile_layout {
+  static constexpr int threads = 256;
+  static constexpr int inputs = 2 * Inputs;
+  static constexpr int columns = sum_order::segment / 2;  // at a time, so that two blocks fit a processor
+  static constexpr int row_bytes = columns * static_cast<int>(sizeof(T));
+  static constexpr int x_pitch = columns + 16;  // floats; two vectors side by side share no bank
+  static constexpr int x_bytes = inputs * x_pitch * 4;
+  static constexpr int stage = tile_tasks * row_bytes + x_bytes;
+  static constexpr int bytes = 2 * stage;
+};
+
+/// A tile: up to 32 tasks times up to 2 * Inputs vectors, by a block of 256 threads. A thread is one lane of the order, and
+/// has 4 rows times `Inputs` vectors of it.
+template <class T, int Inputs, bool Signs>
+BRAID_KERNEL void __launch_bounds__(tile_layout<T, Inputs>::threads, 2) row_tile_kernel(product_arguments const a) {
+  using layout = tile_layout<T, Inputs>;
+  using codec = word_codec<T>;
+  using raw = typename codec::raw;
+  constexpr int sums = 4 * Inputs;
+  constexpr int folded = sums < 16 ? sums : 16;
+  constexpr int folds = sums / folded;
+  BRAID_BLOCK_MEMORY(memory);
+  task_tile const tile = a.tiles[blockIdx.x];
+  row_task const* const tasks = a.tasks + tile.first;
+  std::int32_t const* const inputs = a.inputs + tile.first_input;
+  int const pieces = static_cast<int>((a.cols + layout::columns - 1) / layout::columns);
+  int const thread = static_cast<int>(threadIdx.x);
+  int const lane = thread % sum_order::lanes;
+  int const half = thread / sum_order::lanes % 2;
+  int const first_row = thread / 32 * 4;
+
+  // A thread copies the same places of all pieces: 16 bytes of every few rows.
+  constexpr int row_chunks = layout::row_bytes / 16;
+  constexpr int rows_at_once = layout::threads / row_chunks;
+  std::byte const* row_from[tile_tasks / rows_at_once];
+#pragma unroll
+  for (int i = 0; i < tile_tasks / rows_at_once; ++i) {
+    int const r = i * rows_at_once + thread / row_chunks;
+    row_from[i] = r < tile.tasks ? a.pool + static_cast<index_t>(tasks[r].row) * a.stride : nullptr;
+  }
+  constexpr int x_chunks = layout::columns / 4;
+  auto const start = [&](int piece) {
+    std::byte* const to = memory + piece % 2 * layout::stage;
+    index_t const offset = static_cast<index_t>(piece) * layout::row_bytes + thread % row_chunks * 16;
+#pragma unroll
+    for (int i = 0; i < tile_tasks / rows_at_once; ++i) {
+      if (row_from[i] == nullptr || piece >= pieces || offset >= a.stride) { continue; }
+      ptx::copy_16(to + (i * rows_at_once + thread / row_chunks) * layout::row_bytes + thread % row_chunks * 16, row_from[i] + offset);
+    }
+    auto* const x_to = reinterpret_cast<float*>(to + tile_tasks * layout::row_bytes);
+    for (int i = thread; i < layout::inputs * x_chunks && piece < pieces; i += layout::threads) {
+      int const b = i / x_chunks;
+      index_t const c = static_cast<index_t>(piece) * layout::columns + i % x_chunks * 4;
+      float* const place = x_to + b * layout::x_pitch + i % x_chunks * 4;
+      float const* const from = b < tile.inputs ? a.x + static_cast<index_t>(inputs[b]) * a.x_stride : nullptr;
+      if (from != nullptr && a.aligned_x && c + 4 <= a.cols) {
+        ptx::copy_16(place, from + c);
+      } else {
+#pragma unroll
+        for (int k = 0; k < 4; ++k) { place[k] = from != nullptr && c + k < a.cols ? from[c + k] : 0.0f; }
+      }
+    }
+    ptx::close_copies();
+  };
+
+  float total[folds];
+#pragma unroll
+  for (int f = 0; f < folds; ++f) { total[f] = 0.0f; }
+  float sum[sums];
+#pragma unroll
+  for (int s = 0; s < sums; ++s) { sum[s] = 0.0f; }
+  start(0);
+  for (int piece = 0; piece < pieces; ++piece) {
+    start(piece + 1);
+    ptx::wait_for_all_but<1>();
+    __syncthreads();
+    std::byte* const from = memory + piece % 2 * layout::stage;
+    index_t const first_column = static_cast<index_t>(piece) * layout::columns;
+    if constexpr (Signs) {
+      for (int i = thread; i < tile.tasks * row_chunks; i += layout::threads) {
+        row_task const t = tasks[i / row_chunks];
+        index_t const c = first_column + i % row_chunks * (16 / static_cast<int>(sizeof(T)));
+        if (t.planes != 0 && c < a.cols) { add_signs<T>(a, t, c, from + i * 16); }
+      }
+      __syncthreads();
+    }
+    auto const* const w = reinterpret_cast<raw const*>(from) + first_row * layout::columns + lane;
+    auto const* const x = reinterpret_cast<float const*>(from + tile_tasks * layout::row_bytes) + half * layout::x_pitch + lane;
+    constexpr int most_steps = layout::columns / sum_order::lanes;
+    index_t const left = (a.cols - first_column + sum_order::lanes - 1) / sum_order::lanes;
+    int const steps = left < most_steps ? static_cast<int>(left) : most_steps;
+    if (first_row < tile.tasks) {
+#pragma unroll 4
+      for (int k = 0; k < steps; ++k) {
+        float row[4];
+        float v[Inputs];
+#pragma unroll
+        for (int r = 0; r < 4; ++r) { row[r] = codec::widen_one(w[r * layout::columns + k * sum_order::lanes]); }
+#pragma unroll
+        for (int b = 0; b < Inputs; ++b) { v[b] = x[2 * b * layout::x_pitch + k * sum_order::lanes]; }
+#pragma unroll
+        for (int r = 0; r < 4; ++r) {
+#pragma unroll
+          for (int b = 0; b < Inputs; ++b) { sum[r * Inputs + b] = sum[r * Inputs + b] + row[r] * v[b]; }
+        }
+      }
+    }
+    if (piece % 2 == 1 || piece == pieces - 1) {  // the end of a segment
+#pragma unroll
+      for (int f = 0; f < folds; ++f) {
+        float part[folded];
+#pragma unroll
+        for (int s = 0; s < folded; ++s) { part[s] = sum[f * folded + s]; }
+        total[f] = total[f] + fold_sums<folded>(part, lane);
+      }
+#pragma unroll
+      for (int s = 0; s < sums; ++s) { sum[s] = 0.0f; }
+    }
+    __syncthreads();  // all have read the stage before copies overwrite it
+  }
+  ptx::wait_for_all_but<0>();
+  int const number = folded_number(lane);
+  if (number >= folded) { return; }
+#pragma unroll
+  for (int f = 0; f < folds; ++f) {
+    int const s = f * folded + number;
+    int const row = first_row + s / Inputs;
+    int const b = s % Inputs * 2 + half;
+    if (row < tile.tasks && b < tile.inputs) { a.y[static_cast<index_t>(inputs[b]) * a.y_stride + tasks[row].channel] = total[f]; }
+  }
+}
+
+}  // namespace detail
+BRAID_NAMESPACE_END

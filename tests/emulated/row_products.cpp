@@ -1,0 +1,188 @@
+#include <braid/serve/cuda/row_products.cuh>
+
+#include "support/catch.hpp"
+#include "support/random_models.hpp"
+
+#include <braid/cluster/exact.hpp>
+#include <braid/consensus/mean.hpp>
+#include <braid/method/channel_merge.hpp>
+#include <braid/prune/none.hpp>
+#include <braid/residual/any.hpp>
+#include <braid/serve/row_linear.hpp>
+#include <braid/similarity/cosine.hpp>
+
+#include <map>
+#include <set>
+
+using namespace braid_test;
+namespace detail = braid::detail;
+
+namespace {
+
+using merge = braid::channel_merge<braid::cpu, braid::prune::none, braid::similarity::cosine, braid::cluster::exact,
+                                   braid::consensus::mean, braid::residual::any>;
+
+/// Memory that begins on 16 bytes, as device memory does.
+template <class T>
+struct device_copy {
+  std::vector<std::byte> memory;
+  T* data;
+  explicit device_copy(std::vector<T> const& from) : memory(from.size() * sizeof(T) + 16) {
+    data = reinterpret_cast<T*>(memory.data() + (16 - reinterpret_cast<std::uintptr_t>(memory.data()) % 16) % 16);
+    if (!from.empty()) { std::memcpy(static_cast<void*>(data), from.data(), from.size() * sizeof(T)); }
+  }
+};
+
+template <class T, int Inputs>
+void run_tiles(detail::product_arguments a, std::size_t first, std::size_t last) {
+  using layout = detail::tile_layout<T, Inputs>;
+  a.tiles += first;
+  if (first == last) { return; }
+  emulated::run(static_cast<int>(last - first), 1, layout::threads, static_cast<std::size_t>(layout::bytes), 0,
+                [&a] { detail::row_tile_kernel<T, Inputs, true>(a); });
+}
+
+template <class T, bool Signs>
+void run_vector(detail::product_arguments const& a, int blocks, int stages) {
+  using layout = detail::vector_layout<T>;
+  emulated::run(blocks, 1, layout::threads, layout::bytes(a.cols, stages), 0, [&a, blocks, stages] {
+    if (stages == 2) {
+      detail::row_vector_kernel<T, 2, Signs>(a, blocks);
+    } else {
+      detail::row_vector_kernel<T, 3, Signs>(a, blocks);
+    }
+  });
+}
+
+/// The emulated kernels on a merged tensor against row_linear on the CPU, bit for bit.
+template <class T>
+void check(random_source& random, index_t channels, index_t cols, braid::residual::any const& code, int groups, std::vector<std::size_t> const& expert,
+           index_t x_gap) {
+  auto const f = random_family(random, braid::dtype_of<T>, channels, cols, 4);
+  std::vector<braid::expert_view<T>> views;
+  for (auto const& e : f.experts) { views.push_back({e.name, {reinterpret_cast<T const*>(e.weight.row(0)), channels, cols}}); }
+  auto const merged = merge{{.residual = code, .groups = groups}}(braid::cpu(1), "w", {reinterpret_cast<T const*>(f.base.row(0)), channels, cols}, views);
+  braid::grouped_rows<T> const source(merged);
+  auto const batch = static_cast<index_t>(expert.size());
+  index_t const x_stride = cols + x_gap;
+  std::vector<float> x(static_cast<std::size_t>(batch * x_stride));
+  for (float& v : x) { v = random.chance(0.02) ? -0.0f : static_cast<float>(random.bell()); }
+  std::vector<float> expected(static_cast<std::size_t>(batch * channels));
+  braid::row_linear(source).apply(braid::cpu(1), expert, braid::tensor_view<float const>(x.data(), batch, cols, x_stride),
+                                  braid::tensor_view<float>(expected.data(), batch, channels));
+
+  auto const pool = detail::make_device_pool(source);
+  auto const plan = detail::plan_rows(pool.experts, expert, static_cast<std::size_t>(random.between(0, 6)));
+  device_copy const rows(pool.rows), planes(pool.planes);
+  device_copy const scales(pool.scales), columns(pool.columns);
+  device_copy const tasks(plan.tasks);
+  device_copy const tiles(plan.tiles);
+  device_copy const inputs(plan.inputs);
+  device_copy const x_there(x);
+  std::vector<float> y(expected.size(), std::nanf(""));
+  detail::product_arguments a;
+  a.pool = rows.data;
+  a.stride = pool.stride;
+  a.cols = cols;
+  a.tasks = tasks.data;
+  a.count = static_cast<int>(plan.tasks.size());
+  a.tiles = tiles.data;
+  a.inputs = inputs.data;
+  a.planes = planes.data;
+  a.scales = scales.data;
+  a.columns = pool.columns.empty() ? nullptr : columns.data;
+  a.x = x_there.data;
+  a.x_stride = x_stride;
+  a.y = y.data();
+  a.y_stride = channels;
+  a.aligned_x = x_stride % 4 == 0 || batch == 1;
+  INFO(channels << " x " << cols << " " << braid::name_of(braid::dtype_of<T>) << ", " << code.name << ", " << groups << " groups, batch " << batch);
+  run_tiles<T, 1>(a, plan.above(0), plan.above(2));
+  run_tiles<T, 2>(a, plan.above(2), plan.above(4));
+  run_tiles<T, 4>(a, plan.above(4), plan.above(8));
+  run_tiles<T, 8>(a, plan.above(8), plan.tiles.size());
+  CHECK(std::memcmp(y.data(), expected.data(), y.size() * sizeof(float)) == 0);
+  if (batch != 1) { return; }
+  for (int const blocks : {1, 2}) {
+    std::fill(y.begin(), y.end(), std::nanf(""));
+    run_vector<T, true>(a, blocks, 1 + blocks);
+    CHECK(std::memcmp(y.data(), expected.data(), y.size() * sizeof(float)) == 0);
+    if (!pool.planes.empty()) { continue; }
+    std::fill(y.begin(), y.end(), std::nanf(""));
+    run_vector<T, false>(a, blocks, 2);
+    CHECK(std::memcmp(y.data(), expected.data(), y.size() * sizeof(float)) == 0);
+  }
+}
+
+}  // namespace
+
+TEST_CASE("emulated products by rows have the CPU's bits", "[emulated][serve]") {
+  random_source random(501);
+  braid::residual::any signs2 = braid::residual::sign_bits<2>{};
+  signs2.rank_one = true;
+  std::vector<braid::residual::any> const codes{{}, braid::residual::sign_bits<1>{}, {}, signs2, braid::residual::sign_bits<3>{}};
+  index_t const widths[] = {1, 15, 16, 100, 512, 513, 1000, 2048, 4100, 8200};
+  int round = 0;
+  for (index_t const cols : widths) {
+    for (int batch : {1, random.between(2, 9)}) {
+      std::vector<std::size_t> expert;
+      for (int b = 0; b < batch; ++b) { expert.push_back(static_cast<std::size_t>(random.below(4))); }
+      auto const& code = codes[static_cast<std::size_t>(round) % codes.size()];
+      int const groups = code.code == braid::residual_code::none ? random.between(1, 4) : 1;
+      index_t const channels = random.between(1, cols > 2000 ? 9 : 41);
+      switch (round++ % 3) {
+        case 0: check<braid::bfloat16>(random, channels, cols, code, groups, expert, random.between(0, 4)); break;
+        case 1: check<float>(random, channels, cols, code, groups, expert, 0); break;
+        default: check<braid::float16>(random, channels, cols, code, groups, expert, random.between(0, 4)); break;
+      }
+    }
+  }
+}
+
+TEST_CASE("emulated products of long batches of one expert and of all", "[emulated][serve]") {
+  random_source random(502);
+  std::vector<std::size_t> expert(37, 2);
+  check<braid::bfloat16>(random, 34, 600, {}, 2, expert, 0);
+  for (std::size_t b = 0; b < expert.size(); ++b) { expert[b] = b % 4; }
+  check<braid::bfloat16>(random, 34, 600, {}, 2, expert, 0);
+  check<float>(random, 5, 600, braid::residual::sign_bits<1>{}, 1, expert, 0);
+}
+
+TEST_CASE("a plan names every output once, and reads a shared row once", "[serve]") {
+  random_source random(503);
+  for (int round = 0; round < 50; ++round) {
+    int const experts = random.between(1, 5);
+    index_t const channels = random.between(1, 80);
+    std::vector<std::vector<detail::row_task>> all(static_cast<std::size_t>(experts));
+    for (auto& e : all) {
+      for (index_t c = 0; c < channels - (random.chance(0.2) ? 1 : 0); ++c) {
+        detail::row_task t;
+        t.channel = static_cast<std::int32_t>(c);
+        t.row = static_cast<std::int32_t>(2 * c + random.below(2));
+        e.push_back(t);
+      }
+    }
+    std::vector<std::size_t> expert;
+    for (int b = random.between(0, 40); b > 0; --b) { expert.push_back(static_cast<std::size_t>(random.below(experts))); }
+    auto const plan = detail::plan_rows(all, expert, static_cast<std::size_t>(random.between(0, 6)));
+    std::map<std::pair<int, int>, int> outputs;  // (vector, channel)
+    std::set<std::pair<int, int>> rows;           // (row, channel) of tasks
+    for (auto const& t : plan.tasks) { CHECK(rows.insert({t.row, t.channel}).second); }
+    for (auto const& tile : plan.tiles) {
+      CHECK(tile.tasks <= detail::tile_tasks);
+      CHECK(tile.inputs <= detail::tile_inputs);
+      for (int t = tile.first; t < tile.first + tile.tasks; ++t) {
+        for (int i = tile.first_input; i < tile.first_input + tile.inputs; ++i) {
+          auto const& task = plan.tasks[static_cast<std::size_t>(t)];
+          int const b = plan.inputs[static_cast<std::size_t>(i)];
+          ++outputs[{b, task.channel}];
+          CHECK(all[expert[static_cast<std::size_t>(b)]][static_cast<std::size_t>(task.channel)].row == task.row);
+        }
+      }
+    }
+    std::size_t expected = 0;
+    for (std::size_t const e : expert) { expected += all[e].size(); }
+    CHECK(outputs.size() == expected);
+    CHECK(std::all_of(outputs.begin(), outputs.end(), [](auto const& o) { return o.second == 1; }));
+  }
+}
