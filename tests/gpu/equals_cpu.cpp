@@ -89,7 +89,9 @@ TEST_CASE("every kernel once, small enough for compute-sanitizer", "[sanitized]"
   }
   recipe r = random_recipe(random, pipeline::dare_sum, 4);
   r.groups = 2;
-  check_same(r, random_family(random, dtype::bf16, 2, 14336, 4));  // clusters
+  check_same(r, random_family(random, dtype::bf16, 2, 14336, 4));
+  check_same(r, random_family(random, dtype::bf16, 2, 20000, 4));  // clusters
+  check_same(r, random_family(random, dtype::bf16, 300, 256, 4));  // some channels for each block
   check_same(r, random_family(random, dtype::bf16, 3, 777, 7));    // many experts
   r.similarity = metric::balanced;
   family f = random_family(random, dtype::f32, 5, 333, 4);
@@ -100,6 +102,33 @@ TEST_CASE("every kernel once, small enough for compute-sanitizer", "[sanitized]"
   check_same(r, f);
   f.experts[1].weight.set(2, 100, NAN);
   CHECK(message_of(r, f, merge_on_device) == message_of(r, f, merge_on_cpu));
+}
+
+TEST_CASE("more channels than a device works on at a time", "[short]") {
+  random_source random(412);
+  for (auto const& [rows, cols] : {std::pair<index_t, index_t>{3000, 1024}, {1500, 4096}, {700, 14336}, {1200, 1552}, {9000, 128}}) {
+    for (dtype const type : usual_types) {
+      if (type != dtype::bf16 && cols > 4096) { continue; }
+      for (pipeline const method : {pipeline::none_mean, pipeline::dare_sum, pipeline::magnitude_ties}) {
+        family f = random_family(random, type, rows, cols, random.between(3, 4));
+        for (index_t r = 0; r < rows; r += random.between(1, 400)) { f.experts[2].weight.copy_row(r, f.experts[0].weight); }
+        recipe r = random_recipe(random, method, 4);
+        r.groups = 2;
+        check_same(r, f);
+      }
+    }
+  }
+}
+
+TEST_CASE("more channels with equal rows than a block puts aside", "[short]") {
+  random_source random(413);
+  family f = random_family(random, dtype::bf16, 60000, 16, 4);
+  for (index_t r = 0; r < f.base.rows; ++r) {
+    if (random.chance(0.9)) { f.experts[1].weight.copy_row(r, f.experts[3].weight); }
+  }
+  recipe r = random_recipe(random, pipeline::none_mean, 4);
+  r.groups = 2;
+  check_same(r, f);
 }
 
 TEST_CASE("the device's bytes are the CPU's, in many more rounds") {

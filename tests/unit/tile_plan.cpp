@@ -1,7 +1,7 @@
 #include "support/catch.hpp"
 #include "support/random_models.hpp"
 
-#include <braid/backend/cuda/tile_plan.hpp>
+#include <braid/backend/cuda/ring_plan.hpp>
 
 using namespace braid_test;
 using braid::detail::plan_tile;
@@ -60,4 +60,34 @@ TEST_CASE("usual rows leave room for three blocks and more on a multiprocessor",
   }
   CHECK(plan_tile(4096, 4, 2, block, processor).cluster == 1);
   CHECK(plan_tile(14336, 4, 2, block, processor).cluster == 2);
+}
+
+TEST_CASE("a ring's plan fits a block, and leaves a fourth of the ring to the next channel", "[cuda][ring_plan]") {
+  random_source random(302);
+  for (int round = 0; round < 2000; ++round) {
+    index_t const cols = random.chance(0.5) ? 16 * random.between(1, 1100) : random.between(1, 20000);
+    int const experts = random.between(2, 5);
+    std::size_t const element = random.chance(0.5) ? 2 : 4;
+    auto const p = braid::detail::plan_ring(cols, experts, element, block - 5000);
+    INFO(cols << " columns, " << experts << " experts of " << element << " bytes");
+    if (cols % 16 != 0 || experts < 3 || experts > 4) {
+      CHECK(p.slots == 0);
+      continue;
+    }
+    if (p.slots == 0) {
+      CHECK(static_cast<std::size_t>(cols) * element * static_cast<std::size_t>(experts + 1) * 4 > (block - 40000) * 3);
+      continue;
+    }
+    CHECK(p.unit_bytes == static_cast<std::uint32_t>(experts + 1) * 1024 * static_cast<std::uint32_t>(element));
+    CHECK(p.sums_at == static_cast<std::uint32_t>(p.slots) * p.unit_bytes);
+    CHECK(p.sums_at + static_cast<std::uint32_t>(p.slots) * p.pairs * 8 <= p.shared_bytes);
+    CHECK(p.whole.shared_bytes <= p.shared_bytes);
+    CHECK(p.shared_bytes <= block - 5000);
+    CHECK(p.units == (cols + 1023) / 1024);
+    CHECK(p.units * 4 <= p.slots * 3 + 2);
+    CHECK(p.warps.gram <= p.slots);
+    CHECK(p.warps.merge % 2 == 0);
+    CHECK(p.warps.threads() <= braid::detail::ring_plan::most_threads);
+  }
+  for (index_t const cols : {1024, 4096, 8192, 11008, 14336}) { CHECK(braid::detail::plan_ring(cols, 4, 2, block - 5000).slots >= 20); }
 }

@@ -78,6 +78,13 @@ __device__ inline void wait_for(std::uint64_t* barrier, std::uint32_t phase) noe
   while (!is_over(barrier, phase)) {}
 }
 
+/// True for one thread of a warp whose threads are all here.
+__device__ inline bool elect() noexcept {
+  std::uint32_t chosen;
+  asm volatile("{\n.reg .pred p;\nelect.sync _|p, 0xFFFFFFFF;\nselp.u32 %0, 1, 0, p;\n}" : "=r"(chosen));
+  return chosen != 0;
+}
+
 /// A word that other threads write at any time.
 __device__ inline std::int32_t peek(std::int32_t const* p) noexcept { return *const_cast<std::int32_t const volatile*>(p); }
 __device__ inline void poke(std::int32_t* p, std::int32_t x) noexcept { *const_cast<std::int32_t volatile*>(p) = x; }

@@ -75,46 +75,48 @@ __device__ row_tile<T> unit_tile(Arguments const& a, std::byte* shared, ring_wal
           left < ring_plan::unit_segments ? left : ring_plan::unit_segments};
 }
 
-/// One warp: brings channels until there are no more, or too many need all threads.
+/// One thread: brings channels until there are no more, or too many need all threads.
 template <class T, class Arguments>
 __device__ void bring_channels(Arguments const& a, std::byte* shared, ring_state& state) {
-  int const lane = static_cast<int>(threadIdx.x) % 32;
+  constexpr int models = most_warp_experts + 1;
+  constexpr auto whole = static_cast<std::uint32_t>(ring_plan::unit_segments * sum_order::segment * sizeof(T));
+  auto const row_bytes = static_cast<std::uint32_t>(a.cols) * static_cast<std::uint32_t>(sizeof(T));
   int channel = state.pending;
-  ring_walk at(a.ring, 0);
-  for (;;) {
-    if (channel >= a.channels || ptx::peek(&state.deferred) > ring_state::most_deferred - ring_state::places) {
-      if (lane == 0) {
-        state.pending = channel;
-        ptx::poke(&state.stop, at.channel);
-      }
-      return;
-    }
-    unsigned taken = 0;  // not looked at before the rows are on their way
-    if (lane == 0) { taken = atomicAdd(&a.out.totals->next, 1u); }
-    int const number = at.channel;
-    std::byte const* const row = lane <= a.experts ? a.models[lane].data + channel * a.models[lane].stride : nullptr;
-    while (at.channel == number) {
-      if (at.use > 0) { ptx::wait_for(&state.empty[at.slot], at.use - 1); }
-      row_tile<T> const tile = unit_tile<T>(a, shared, at);
+  int number = 0;
+  int slot = 0;
+  std::uint32_t use = 0;
+  while (channel < a.channels && ptx::peek(&state.deferred) <= ring_state::most_deferred - ring_state::places) {
+    unsigned const taken = atomicAdd(&a.out.totals->next, 1u);  // not looked at before the rows are on their way
+    std::byte const* row[models];
+#pragma unroll
+    for (int m = 0; m < models; ++m) { row[m] = a.models[m].data + channel * a.models[m].stride; }
+    state.channel[number % ring_state::places] = channel;
+#pragma unroll 1
+    for (std::uint32_t at = 0; at < row_bytes; at += whole) {
       // A unit's segments of a model are one piece of its row.
-      auto const bytes = static_cast<std::uint32_t>((tile.own - 1) * sum_order::segment + tile.width(tile.own - 1)) * static_cast<std::uint32_t>(sizeof(T));
-      if (lane == 0) {
-        if (at.unit == 0) { state.channel[number % ring_state::places] = channel; }
-        ptx::expect_copies(&state.full[at.slot], static_cast<std::uint32_t>(a.experts + 1) * bytes);
+      std::uint32_t const bytes = row_bytes - at < whole ? row_bytes - at : whole;
+      std::byte* const here = shared + static_cast<std::uint32_t>(slot) * a.ring.unit_bytes;
+      if (use > 0) { ptx::wait_for(&state.empty[slot], use - 1); }
+      ptx::expect_copies(&state.full[slot], static_cast<std::uint32_t>(a.experts + 1) * bytes);
+#pragma unroll
+      for (int m = 0; m < models; ++m) {
+        if (m <= a.experts) { ptx::copy_in(here + static_cast<std::uint32_t>(m) * a.ring.unit.model_bytes, row[m] + at, bytes, &state.full[slot]); }
       }
-      __syncwarp();
-      if (lane <= a.experts) {
-        ptx::copy_in(tile.segment(lane, 0), row + tile.column(0) * static_cast<index_t>(sizeof(T)), bytes, &state.full[at.slot]);
+      if (++slot == a.ring.slots) {
+        slot = 0;
+        ++use;
       }
-      at.advance(a.ring, 1);
     }
-    channel = static_cast<int>(gridDim.x + __shfl_sync(0xFFFFFFFFu, taken, 0));
+    ++number;
+    channel = static_cast<int>(gridDim.x + taken);
   }
+  state.pending = channel;
+  ptx::poke(&state.stop, number);
 }
 
 /// The products of two whole segments. Those of one lie behind those of the other at a multiple of the banks, so half of the threads
 /// is one step behind the other; what isn't there adds zeros, which changes no sum.
-template <class T, int N>
+template <class T, int N, bool Short>
 __device__ void whole_products(row_tile<T> const& tile, int s, int lane, float (&sum)[N * (N + 1) / 2]) {
   using codec = word_codec<T>;
   using raw = typename codec::raw;
@@ -137,8 +139,8 @@ __device__ void whole_products(row_tile<T> const& tile, int s, int lane, float (
     }
   };
   add(0, s == 0);
-  // A short loop: what many warps run must fit the instruction caches.
-  constexpr int together = 4;
+  // A short loop: what many warps run must fit the instruction caches together.
+  constexpr int together = Short ? 4 : 8;
 #pragma unroll 1
   for (int k = 1; k <= segment_steps; k += together) {
 #pragma unroll
@@ -148,7 +150,7 @@ __device__ void whole_products(row_tile<T> const& tile, int s, int lane, float (
 }
 
 /// The dot products of a unit's pairs of N experts, by one warp: thread l has lane l mod 16 of segment l / 16.
-template <class T, int N>
+template <class T, int N, bool Short>
 __device__ void multiply_unit(row_tile<T> const& tile, float* sums) {
   constexpr int pairs = N * (N + 1) / 2;
   int const s = static_cast<int>(threadIdx.x) % 32 / sum_order::lanes;
@@ -158,7 +160,7 @@ __device__ void multiply_unit(row_tile<T> const& tile, float* sums) {
   for (int k = 0; k < pairs; ++k) { sum[k] = 0.0f; }
   int const steps = s < tile.own ? tile.width(s) / sum_order::lanes : 0;
   if (__all_sync(0xFFFFFFFFu, steps == segment_steps)) {
-    whole_products<T, N>(tile, s, lane, sum);
+    whole_products<T, N, Short>(tile, s, lane, sum);
   } else {
     int row[N];
 #pragma unroll
@@ -173,6 +175,7 @@ __device__ void multiply_unit(row_tile<T> const& tile, float* sums) {
 
 template <class T, class Arguments>
 __device__ void multiply_units(Arguments const& a, std::byte* shared, int warp, ring_state& state) {
+  constexpr bool pruned = !plan_keeps_all<typename Arguments::plan_type>;
   ring_walk at(a.ring, warp);
   float* const sums = reinterpret_cast<float*>(shared + a.ring.sums_at);
   for (;;) {
@@ -182,9 +185,9 @@ __device__ void multiply_units(Arguments const& a, std::byte* shared, int warp, 
     row_tile<T> const tile = unit_tile<T>(a, shared, at);
     float* const here = sums + static_cast<std::uint32_t>(at.slot) * a.ring.pairs * ring_plan::unit_segments;
     if (a.experts == 3) {
-      multiply_unit<T, 3>(tile, here);
+      multiply_unit<T, 3, pruned>(tile, here);
     } else {
-      multiply_unit<T, 4>(tile, here);
+      multiply_unit<T, 4, pruned>(tile, here);
     }
     __syncwarp();
     if (threadIdx.x % 32 == 0) { ptx::arrive(&state.summed[at.channel % ring_state::places]); }
@@ -225,28 +228,61 @@ __device__ void choose_channels(Arguments const& a, std::byte* shared, int warp,
   }
 }
 
-/// One group's part of a unit, by one warp.
+/// One warp merges a unit, or two do, each half of the columns of its segments (where there are two).
+template <class T>
+struct unit_part {
+  static constexpr int items = tile_items<T>::count(ring_plan::unit_segments) / 32;  // of a thread in a whole unit
+
+  tile_items<T> first;
+  int count;  // of items
+  int left;   // columns from the first one on to the row's end, at most
+
+  __device__ unit_part(row_tile<T> const& tile, int part, int parts) noexcept : first(of_warp(tile, part)) {
+    bool const pair = tile.own == ring_plan::unit_segments;
+    count = pair ? items / parts : part == 0 ? items / 2 : 0;
+    index_t const more = tile.cols - first.col;
+    left = more < sum_order::segment ? static_cast<int>(more) : sum_order::segment;
+  }
+
+  /// The next item's columns lie as many groups behind as the warp takes at once of a segment.
+  __device__ static constexpr int step(bool pair) noexcept {
+    return tile_items<T>::columns * (32 / tile_items<T>::neighbours) / (pair ? ring_plan::unit_segments : 1);
+  }
+
+ private:
+  __device__ static tile_items<T> of_warp(row_tile<T> const& tile, int part) noexcept {
+    int const lane = static_cast<int>(threadIdx.x) % 32;
+    int const place = lane / tile_items<T>::neighbours;
+    bool const pair = tile.own == ring_plan::unit_segments;
+    int const segment = pair ? place % ring_plan::unit_segments : 0;
+    int const group = pair ? place / ring_plan::unit_segments + part * tile_items<T>::groups / 2 : place;
+    return tile_items<T>(tile, segment, group, lane % tile_items<T>::neighbours);
+  }
+};
+
+/// One group's rows of a part of a unit, by one warp.
 template <class T, class Arguments>
-__device__ void merge_unit(Arguments const& a, row_tile<T> const& tile, std::uint32_t members, index_t channel, int g) {
-  constexpr int step = tile_items<T>::word_step;
-  std::byte* const row = place_of<T>(a, channel, g);
-  int const lane = static_cast<int>(threadIdx.x) % 32;
-  row_blocks const blocks(a.first + channel, a.cols);
+__device__ void merge_part(Arguments const& a, row_tile<T> const& tile, unit_part<T> const& part, std::uint32_t members, index_t channel, int g) {
+  constexpr int word_step = tile_items<T>::word_step;
+  std::byte* const row = place_of<T>(a, channel, g) + part.first.col * static_cast<index_t>(sizeof(T));
   auto const each = [&](auto const& merge) {
+    tile_items<T> item = part.first;
+    int const step = unit_part<T>::step(tile.own == ring_plan::unit_segments);
 #pragma unroll 1
-    for (int i = lane; i < tile_items<T>::count(tile.own); i += 32) {
-      tile_items<T> const item(tile, i);
-      if (item.col >= a.cols) { continue; }
-      std::byte* const to = row + item.col * static_cast<index_t>(sizeof(T));
-      index_t const more = a.cols - item.col;
-      int const left = more < tile_items<T>::columns ? static_cast<int>(more) : tile_items<T>::columns;
-      merge(item, [to, left](int k, std::uint32_t word) {
-        if (k * sum_order::lanes < left) { *reinterpret_cast<std::uint32_t*>(to + k * step) = word; }
-      });
+    for (int i = 0; i < part.count; ++i) {
+      std::byte* const to = row + i * step * static_cast<int>(sizeof(T));
+      int const left = part.left - i * step;
+      if (left > 0) {
+        merge(item, [to, left](int k, std::uint32_t word) {
+          if (k * sum_order::lanes < left) { *reinterpret_cast<std::uint32_t*>(to + k * word_step) = word; }
+        });
+      }
+      item.advance(step);
     }
   };
   auto const of = [&]<int N>(std::integral_constant<int, N>) {
     group_members<N> const group(tile, members);
+    row_blocks const blocks(a.first + channel, a.cols);
     with_blocks(a, blocks, [&](auto whole) {
       each([&](tile_items<T> const& item, auto const& put) { merge_item<decltype(whole)::value>(tile, item, group, a, a.first + channel, blocks, put); });
     });
@@ -267,22 +303,22 @@ __device__ void merge_unit(Arguments const& a, row_tile<T> const& tile, std::uin
 
 template <class T, class Arguments>
 __device__ void merge_units(Arguments const& a, std::byte* shared, int warp, ring_state& state) {
-  ring_walk at(a.ring, warp);
+  int const parts = a.ring.parts;
+  ring_walk at(a.ring, warp / parts);
   for (;;) {
     int const place = at.channel % ring_state::places;
     auto const use = static_cast<std::uint32_t>(at.channel / ring_state::places);
     if (!wait_unless_stopped(&state.chosen[place], use, at.channel, state)) { return; }
     ptx::wait_for(&state.full[at.slot], at.use);
-    std::uint32_t const members = state.members[place];
+    std::uint32_t members = state.members[place];
     index_t const channel = state.channel[place];
     row_tile<T> const tile = unit_tile<T>(a, shared, at);
-    if (members != 0) {
+    unit_part<T> const part(tile, warp % parts, parts);
 #pragma unroll 1
-      for (int g = 0; g < a.groups; ++g) { merge_unit<T>(a, tile, members >> (8 * g) & 0xFFu, channel, g); }
-    }
+    for (int g = 0; members != 0; ++g, members >>= 8) { merge_part<T>(a, tile, part, members & 0xFFu, channel, g); }
     __syncwarp();
     if (threadIdx.x % 32 == 0) { ptx::arrive(&state.empty[at.slot]); }
-    at.advance(a.ring, a.ring.warps.merge);
+    at.advance(a.ring, a.ring.warps.merge / parts);
   }
 }
 
@@ -311,7 +347,7 @@ BRAID_KERNEL void __launch_bounds__(ring_plan::most_threads, 1) ring_merge_kerne
   do {
     if (thread < ring_state::slots) {
       ptx::make_barrier(&ring.full[thread], 1);
-      ptx::make_barrier(&ring.empty[thread], 1);
+      ptx::make_barrier(&ring.empty[thread], static_cast<std::uint32_t>(a.ring.parts));
     }
     if (thread < ring_state::places) {
       ptx::make_barrier(&ring.summed[thread], static_cast<std::uint32_t>(a.ring.units));
@@ -334,7 +370,7 @@ BRAID_KERNEL void __launch_bounds__(ring_plan::most_threads, 1) ring_merge_kerne
       merge_units<T>(a, shared, warp - roles.gram, ring);
     } else if (warp < roles.gram + roles.merge + roles.choice) {
       choose_channels(a, shared, warp - roles.gram - roles.merge, ring);
-    } else {
+    } else if (ptx::elect()) {
       bring_channels<T>(a, shared, ring);
     }
     __syncthreads();

@@ -26,6 +26,7 @@ struct ring_plan {
 
   int slots = 0;     ///< units that the ring holds; 0: no such plan
   int units = 0;     ///< of a row
+  int parts = 1;     ///< warps that share the merging of a unit
   ring_warps warps{};
   tile_plan unit{};   ///< a unit in its slot
   tile_plan whole{};  ///< a channel where all threads of the block work on one
@@ -59,9 +60,12 @@ constexpr ring_plan plan_ring(index_t cols, int experts, std::size_t element, st
   // Warps take turns at the units, each within one round.
   if (p.warps.gram > p.slots) { p.warps.gram = p.slots; }
   if (p.warps.merge > p.slots) { p.warps.merge = p.slots; }
+  p.warps.merge -= p.warps.merge % 2;
   // A row that nearly fills the ring leaves nothing to stream.
   if (segments * 4 > p.slots * ring_plan::unit_segments * 3 || segments > p.warps.threads() / sum_order::lanes) { return {}; }
   p.units = static_cast<int>((segments + ring_plan::unit_segments - 1) / ring_plan::unit_segments);
+  // Where a channel has more units than warps can merge at a time, its first ones are to leave the ring soon.
+  p.parts = p.units > p.warps.merge ? 2 : 1;
   p.sums_at = static_cast<std::uint32_t>(p.slots) * p.unit_bytes;
   p.shared_bytes = p.sums_at + static_cast<std::uint32_t>(p.slots) * sums;
 

@@ -36,15 +36,17 @@ struct tile_items {
   int lane;          // of the first element in a sum
 
   /// Items of `own` segments.
-  __device__ static int count(int own) noexcept { return own * groups * neighbours; }
+  __device__ static constexpr int count(int own) noexcept { return own * groups * neighbours; }
 
-  __device__ tile_items(row_tile<T> const& tile, int item) noexcept {
-    int const place = item / neighbours;
-    // A division by what is often a small power of two, without dividing.
-    bool const simple = tile.own <= 2;
-    int const segment = simple ? place & (tile.own - 1) : place % tile.own;
-    int const group = simple ? place >> (tile.own - 1) : place / tile.own;
-    int const neighbour = item % neighbours;
+  /// To columns of the same segment.
+  __device__ void advance(int more) noexcept {
+    at += static_cast<std::uint32_t>(more) * static_cast<std::uint32_t>(sizeof(T));
+    col += more;
+  }
+
+  __device__ tile_items(row_tile<T> const& tile, int item) noexcept
+      : tile_items(tile, item / neighbours % tile.own, item / neighbours / tile.own, item % neighbours) {}
+  __device__ tile_items(row_tile<T> const& tile, int segment, int group, int neighbour) noexcept {
     lane = neighbour * elements;
     at = static_cast<std::uint32_t>(segment) * tile.plan.segment_bytes + static_cast<std::uint32_t>(group * group_step + neighbour * 4);
     col = tile.column(segment) + group * columns + lane;

@@ -246,6 +246,7 @@ inline void copy_in(void* shared, void const* global, std::uint32_t bytes, std::
   std::memcpy(shared, global, bytes);
   change_barrier(barrier, [bytes](barrier_parts& p) { p.bytes -= static_cast<std::int32_t>(bytes); });
 }
+inline bool elect() noexcept { return threadIdx.x % 32 == 0; }
 inline void let_next_start() noexcept {}
 inline void wait_for_last() noexcept {}
 inline void publish_to_copies() noexcept {}
