@@ -43,7 +43,7 @@ struct dare {
     /// The same for a caller that has the element's random bits already: the upper 16 of `word`. The lower ones don't matter.
     BRAID_HD constexpr float with_word(float x, std::uint32_t word, index_t, index_t) const noexcept {
       float const kept = x * scale;
-      return (word <= last()) & (threshold != 0) ? kept : 0.0f;
+      return ((word <= last()) & (threshold != 0)) ? kept : 0.0f;
     }
 
     /// The same for consecutive columns, in groups of elements that share their Philox blocks.
