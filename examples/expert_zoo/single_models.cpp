@@ -1,5 +1,6 @@
 #include "single_models.hpp"
 
+#include <braid/method/greedy_soup.hpp>
 #include <braid/method/make_tensor_method.hpp>
 
 namespace zoo {
@@ -121,6 +122,42 @@ rebuilt_zoo single_model(method const& m, zoo_tensors const& zoo, std::uint64_t 
   return out;
 }
 
+/// Some of a zoo's experts in the place of all of them.
+zoo_tensors only(zoo_tensors zoo, std::vector<std::size_t> const& members) {
+  std::vector<std::string> names;
+  for (std::size_t const e : members) { names.push_back(zoo.names[e]); }
+  for (merged_tensor& t : zoo.merged) {
+    std::vector<std::vector<bfloat16>> experts;
+    for (std::size_t const e : members) { experts.push_back(t.experts[e]); }
+    t.experts = std::move(experts);
+  }
+  zoo.names = std::move(names);
+  return zoo;
+}
+
+/// The average of some experts, asked on all tasks.
+outcome averaged(bench& b, std::vector<std::size_t> const& members, float lambda) {
+  rebuilt_zoo average = single_model({"linear"}, only(b.tensors(), members), 0, lambda);
+  std::size_t const experts = b.tensors().experts();
+  for (auto& w : average.weights) { w.resize(experts, w.front()); }
+  return b.rebuilt(average);
+}
+
+/// A soup of the experts that the prompts themselves choose: what is asked is what it was chosen by.
+plan greedy_soup_plan(std::vector<float> const& sweep) {
+  plan p{"one model", "greedy_soup", "greedy_soup", origin::rival, false, sweep, {}};
+  auto const chosen = std::make_shared<std::vector<std::size_t>>();
+  p.measure = [chosen](bench& b, std::uint64_t, float lambda) {
+    if (chosen->empty()) {
+      *chosen = braid::greedy_soup(b.tensors().experts(), [&](std::span<std::size_t const> members) {
+                  return averaged(b, {members.begin(), members.end()}, 1.0f).mean();
+                }).members;
+    }
+    return averaged(b, *chosen, lambda);
+  };
+  return p;
+}
+
 }  // namespace
 
 std::vector<plan> single_model_plans(std::vector<float> const& sweep) {
@@ -129,6 +166,7 @@ std::vector<plan> single_model_plans(std::vector<float> const& sweep) {
     plan p{"one model", m.name, m.name, origin::rival, m.random, sweep, {}};
     p.measure = [m](bench& b, std::uint64_t seed, float lambda) { return b.rebuilt(single_model(m, b.tensors(), seed, lambda)); };
     all.push_back(std::move(p));
+    if (all.size() == 1) { all.push_back(greedy_soup_plan(sweep)); }  // beside the soup of all
   }
   return all;
 }
