@@ -4,6 +4,9 @@
 ///
 ///   bash tests/gpu.sh          builds and runs this among others; or: cuda_channel_merge [REPLAYS]
 
+#include "support/device_models.cuh"
+#include "support/graph_timer.cuh"
+
 #include <braid/cuda.cuh>
 
 #include <algorithm>
@@ -17,66 +20,6 @@ using braid::index_t;
 constexpr int experts = 4;
 constexpr int groups = 2;
 
-/// Weights of a few hundredths and deltas a fiftieth of that, as fine-tuning leaves them.
-struct fill_model {
-  bfloat16* to;
-  std::uint64_t model;  // 0: the base
-  BRAID_HD static float bell(std::uint64_t stream, std::uint64_t i) {
-    braid::philox_block const b = braid::philox4x32(1, i, stream);
-    float sum = 0.0f;
-    for (std::uint32_t const w : b.word) { sum += static_cast<float>(w) * 0x1p-32f - 0.5f; }
-    return sum * 1.7f;
-  }
-  BRAID_HD void operator()(index_t i) const {
-    auto const at = static_cast<std::uint64_t>(i);
-    bfloat16 const base(0.02f * bell(0, at));
-    to[i] = model == 0 ? base : bfloat16(static_cast<float>(base) + 0.0004f * bell(model, at));
-  }
-};
-
-class timer {
- public:
-  timer() {
-    braid::detail::check_cuda(cudaEventCreate(&begin_), "making an event");
-    braid::detail::check_cuda(cudaEventCreate(&end_), "making an event");
-  }
-  ~timer() {
-    (void)cudaEventDestroy(begin_);
-    (void)cudaEventDestroy(end_);
-  }
-  /// Seconds of one of `steps` calls of `f(step)`: the median of `replays` of a graph of them all.
-  template <class F>
-  double operator()(braid::cuda const& be, int steps, int replays, F const& f) {
-    cudaStream_t const stream = be.stream();
-    cudaGraph_t graph = nullptr;
-    cudaGraphExec_t ready = nullptr;
-    f(0);  // loads what has to be loaded
-    be.synchronize();
-    braid::detail::check_cuda(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "beginning a graph");
-    for (int s = 0; s < steps; ++s) { f(s); }
-    braid::detail::check_cuda(cudaStreamEndCapture(stream, &graph), "ending a graph");
-    braid::detail::check_cuda(cudaGraphInstantiate(&ready, graph, 0), "making a graph");
-    std::vector<float> milliseconds;
-    for (int r = 0; r < replays + 2; ++r) {
-      braid::detail::check_cuda(cudaEventRecord(begin_, stream), "timing");
-      braid::detail::check_cuda(cudaGraphLaunch(ready, stream), "running a graph");
-      braid::detail::check_cuda(cudaEventRecord(end_, stream), "timing");
-      be.synchronize();
-      float once = 0.0f;
-      braid::detail::check_cuda(cudaEventElapsedTime(&once, begin_, end_), "timing");
-      if (r >= 2) { milliseconds.push_back(once); }
-    }
-    (void)cudaGraphExecDestroy(ready);
-    (void)cudaGraphDestroy(graph);
-    std::nth_element(milliseconds.begin(), milliseconds.begin() + replays / 2, milliseconds.end());
-    return static_cast<double>(milliseconds[static_cast<std::size_t>(replays / 2)]) * 1e-3 / steps;
-  }
-
- private:
-  cudaEvent_t begin_ = nullptr;
-  cudaEvent_t end_ = nullptr;
-};
-
 /// Inputs and outputs of one merge.
 struct tensor_set {
   std::vector<braid::device_buffer<bfloat16>> models;
@@ -88,7 +31,7 @@ struct tensor_set {
     auto const n = static_cast<std::size_t>(rows * cols);
     for (int m = 0; m <= experts; ++m) {
       models.push_back(be.make_buffer<bfloat16>(n));
-      be.for_each(rows * cols, fill_model{models.back().data(), static_cast<std::uint64_t>(m)});
+      be.for_each(rows * cols, braid_bench::fill_model{models.back().data(), static_cast<std::uint64_t>(m)});
     }
     pool = be.make_buffer<bfloat16>(n * groups);
     label = be.make_buffer<std::uint8_t>(static_cast<std::size_t>(rows) * experts);
@@ -111,7 +54,7 @@ double merge_seconds(braid::cuda const& be, Merge const& merge, std::vector<tens
   auto const totals = be.make_buffer<braid::detail::merge_totals>(1);
   braid::detail::merge_totals const none;
   be.to_device(totals.data(), &none, 1);
-  return timer{}(be, steps, replays, [&](int step) {
+  return braid_bench::graph_timer{}(be, steps, replays, [&](int step) {
     tensor_set const& s = sets[static_cast<std::size_t>(step) % sets.size()];
     auto* const pool = reinterpret_cast<std::byte*>(s.pool.data());
     merge.block_operation().enqueue(be, context, s.source,
@@ -139,7 +82,7 @@ int main(int argc, char** argv) {
     for (std::size_t i = 0; i < std::max<std::size_t>(2, turn / least + 1); ++i) { sets.emplace_back(be, rows, cols); }
     int const steps = least > (std::size_t{500} << 20) ? 12 : 24;
     auto const blocks = be.make_buffer<std::byte>(least * sets.size());
-    double const copy = timer{}(be, steps, replays, [&](int step) {
+    double const copy = braid_bench::graph_timer{}(be, steps, replays, [&](int step) {
       std::byte* const from = blocks.data() + least * (static_cast<std::size_t>(step) % sets.size());
       braid::detail::check_cuda(cudaMemcpyAsync(from + least / 2, from, least / 2, cudaMemcpyDeviceToDevice, be.stream()), "copying");
     });

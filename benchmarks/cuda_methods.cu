@@ -5,6 +5,9 @@
 ///
 ///   bash tests/gpu.sh bench         builds and runs this among others; or: cuda_methods [REPLAYS [PART OF A NAME]]
 
+#include "support/device_models.cuh"
+#include "support/graph_timer.cuh"
+
 #include <braid/cuda.cuh>
 
 #include <algorithm>
@@ -17,71 +20,6 @@ using braid::bfloat16;
 using braid::index_t;
 constexpr int most_models = 4;
 
-/// Weights of a few hundredths and deltas a fiftieth of that, as fine-tuning leaves them.
-struct fill_model {
-  bfloat16* to;
-  std::uint64_t model;  // 0: the base
-  BRAID_HD static float bell(std::uint64_t stream, std::uint64_t i) {
-    braid::philox_block const b = braid::philox4x32(1, i, stream);
-    float sum = 0.0f;
-    for (std::uint32_t const w : b.word) { sum += static_cast<float>(w) * 0x1p-32f - 0.5f; }
-    return sum * 1.7f;
-  }
-  BRAID_HD void operator()(index_t i) const {
-    auto const at = static_cast<std::uint64_t>(i);
-    bfloat16 const base(0.02f * bell(0, at));
-    to[i] = model == 0 ? base : bfloat16(static_cast<float>(base) + 0.0004f * bell(model, at));
-  }
-};
-
-struct events {
-  cudaEvent_t begin = nullptr;
-  cudaEvent_t end = nullptr;
-  events() {
-    braid::detail::check_cuda(cudaEventCreate(&begin), "making an event");
-    braid::detail::check_cuda(cudaEventCreate(&end), "making an event");
-  }
-  ~events() {
-    (void)cudaEventDestroy(begin);
-    (void)cudaEventDestroy(end);
-  }
-};
-
-/// Seconds of one of `steps` calls of `f(step)`: the median of `replays`; of a graph of them all where they have no host step.
-template <class F>
-double seconds(braid::cuda const& be, bool in_graph, int steps, int replays, F const& f) {
-  events const e;
-  cudaStream_t const stream = be.stream();
-  cudaGraphExec_t ready = nullptr;
-  f(0);  // loads what has to be loaded
-  be.synchronize();
-  if (in_graph) {
-    cudaGraph_t graph = nullptr;
-    braid::detail::check_cuda(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "beginning a graph");
-    for (int s = 0; s < steps; ++s) { f(s); }
-    braid::detail::check_cuda(cudaStreamEndCapture(stream, &graph), "ending a graph");
-    braid::detail::check_cuda(cudaGraphInstantiate(&ready, graph, 0), "making a graph");
-    (void)cudaGraphDestroy(graph);
-  }
-  std::vector<float> milliseconds;
-  for (int r = 0; r < replays + 2; ++r) {
-    braid::detail::check_cuda(cudaEventRecord(e.begin, stream), "timing");
-    if (in_graph) {
-      braid::detail::check_cuda(cudaGraphLaunch(ready, stream), "running a graph");
-    } else {
-      for (int s = 0; s < steps; ++s) { f(s); }
-    }
-    braid::detail::check_cuda(cudaEventRecord(e.end, stream), "timing");
-    be.synchronize();
-    float once = 0.0f;
-    braid::detail::check_cuda(cudaEventElapsedTime(&once, e.begin, e.end), "timing");
-    if (r >= 2) { milliseconds.push_back(once); }
-  }
-  if (in_graph) { (void)cudaGraphExecDestroy(ready); }
-  std::nth_element(milliseconds.begin(), milliseconds.begin() + replays / 2, milliseconds.end());
-  return static_cast<double>(milliseconds[static_cast<std::size_t>(replays / 2)]) * 1e-3 / steps;
-}
-
 /// Inputs and output of one merge.
 struct tensor_set {
   std::vector<braid::device_buffer<bfloat16>> memory;
@@ -91,7 +29,7 @@ struct tensor_set {
     auto const n = static_cast<std::size_t>(rows * cols);
     for (int m = 0; m <= most_models; ++m) {
       memory.push_back(be.make_buffer<bfloat16>(n));
-      be.for_each(rows * cols, fill_model{memory.back().data(), static_cast<std::uint64_t>(m)});
+      be.for_each(rows * cols, braid_bench::fill_model{memory.back().data(), static_cast<std::uint64_t>(m)});
     }
     out = be.make_buffer<bfloat16>(n);
   }
@@ -131,13 +69,13 @@ class bench {
     double const copy = copy_seconds(least);
     typename Method::workspace work(be_);
     int const steps = in_graph ? 12 : 4;
-    double const took = seconds(be_, in_graph, steps, replays_, [&](int step) {
+    double const took = braid_bench::graph_timer{}(be_, steps, replays_, [&](int step) {
       tensor_set const& s = sets_[static_cast<std::size_t>(step) % sets_.size()];
       auto request = s.request(rows_, cols_, models, based);
       auto const plan = method.prepare(be_, request);
       std::vector<std::byte> scratch;
       method.apply(*plan, request.inputs.block(0, rows_, scratch), reinterpret_cast<std::byte*>(s.out.data()), work);
-    });
+    }, in_graph);
     work.finish();
     std::printf("%ldx%-8ld %-28s N=%d %10.1f us %8.3f of %5.0f GB/s\n", static_cast<long>(rows_), static_cast<long>(cols_), name, models, took * 1e6,
                 copy / took, static_cast<double>(least) / copy * 1e-9);
@@ -151,7 +89,7 @@ class bench {
     }
     int const turns = static_cast<int>(sets_.size());
     auto const blocks = be_.make_buffer<std::byte>(least * static_cast<std::size_t>(turns));
-    double const time = seconds(be_, true, 12, replays_, [&](int step) {
+    double const time = braid_bench::graph_timer{}(be_, 12, replays_, [&](int step) {
       std::byte* const from = blocks.data() + least * static_cast<std::size_t>(step % turns);
       braid::detail::check_cuda(cudaMemcpyAsync(from + least / 2, from, least / 2, cudaMemcpyDeviceToDevice, be_.stream()), "copying");
     });

@@ -9,8 +9,6 @@
 namespace program {
 namespace {
 
-std::string count_text(std::size_t n, std::string const& what) { return std::to_string(n) + " " + what + (n == 1 ? "" : "s"); }
-
 /// Bytes of an element's residuals, scales and code, in the longest of the codes.
 std::uint64_t residual_row_bytes(merge_method const& m, braid::index_t cols) {
   std::uint64_t most = 0;

@@ -17,8 +17,6 @@ namespace {
 
 namespace recipe = braid::recipe;
 
-std::string count_text(std::size_t n, std::string const& what) { return std::to_string(n) + " " + what + (n == 1 ? "" : "s"); }
-
 std::string parameter_text(recipe::run_tensor const& t) {
   std::string s;
   for (auto const& [name, value] : t.parameters.of_tensor) { s += (s.empty() ? "" : ", ") + name + " " + shortest(value); }

@@ -86,6 +86,8 @@ std::string shortest(double value) {
   return {text.data(), static_cast<std::size_t>(std::max(n, 0))};
 }
 
+std::string count_text(std::size_t n, std::string const& what) { return std::to_string(n) + " " + what + (n == 1 ? "" : "s"); }
+
 std::string shape_text(std::vector<std::int64_t> const& shape) {
   std::string s = "[";
   for (std::size_t i = 0; i < shape.size(); ++i) { s += (i == 0 ? "" : ", ") + std::to_string(shape[i]); }

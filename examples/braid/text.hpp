@@ -22,6 +22,9 @@ namespace program {
 /// Six significant digits.
 [[nodiscard]] std::string shortest(double value);
 
+/// "1 tensor", "39 tensors".
+[[nodiscard]] std::string count_text(std::size_t n, std::string const& what);
+
 /// "[64, 176]", as safetensors headers have it.
 [[nodiscard]] std::string shape_text(std::vector<std::int64_t> const& shape);
 
