@@ -1,7 +1,8 @@
 /// Products by rows of a pool on a device, beside cuBLAS on the rebuilt expert and beside a device-to-device copy whose bytes
 /// read plus bytes written are the rows that the product must read. Each in one CUDA graph, in the same run, with buffers in
 /// turn until twice the L2 cache lies between two uses of one. cuBLAS multiplies by vectors of the weight's type with fused
-/// sums in any order; row_linear by float32 vectors, in the one order of sums.
+/// sums in any order; row_linear by float32 vectors in the one order of sums, by the same on tensor cores, and by vectors of the
+/// weight's type on tensor cores.
 ///
 ///   bash tests/gpu.sh bench          builds and runs this among others; or: cuda_serve [REPLAYS]
 
@@ -83,11 +84,11 @@ struct runner {
     std::size_t const sets = turns(bytes);
     int const steps = static_cast<int>(sets) * std::max(1, 24 / static_cast<int>(sets));
     double const copy = copy_time(bytes, sets, steps);
-    std::printf("\n%s %ldx%ld: copy %.1f us (%.0f GB/s); us and fraction of copy\n", type, static_cast<long>(rows), static_cast<long>(cols),
+    std::printf("\n%s %ldx%ld: copy %.1f us (%.0f GB/s); us and fraction of copy; rows by index in the fixed order, in any, from rounded vectors\n", type, static_cast<long>(rows), static_cast<long>(cols),
                 copy * 1e6, static_cast<double>(bytes) / copy * 1e-9);
     pool<T> const host(rows, cols);
-    auto const show = [&](char const* what, double seconds, double times = 1.0) {
-      std::printf("  %-28s %9.2f %7.3f\n", what, seconds * 1e6, times * copy / seconds);
+    auto const show = [&](char const* what, double seconds) {
+      std::printf("  %-28s %9.2f %7.3f\n", what, seconds * 1e6, copy / seconds);
     };
     for (int const batch : {1, 4, 16, 64}) {
       char name[64];
@@ -98,12 +99,12 @@ struct runner {
       auto const source = host.source(how);
       std::deque<braid::device_row_linear> linear;
       for (std::size_t s = 0; s < sets; ++s) { linear.emplace_back(be, source); }
-      show(name, rows_time(linear, {1}, rows, steps));
+      show_batch<T>(name, linear, {1}, rows, steps, copy);
       if (how == layout::dense || how == layout::random) {
         for (std::size_t const batch : {4u, 16u, 64u}) {
           char line[64];
           std::snprintf(line, sizeof line, "%s, batch %zu", name, batch);
-          show(line, rows_time(linear, std::vector<std::size_t>(batch, 1), rows, steps));
+          show_batch<T>(line, linear, std::vector<std::size_t>(batch, 1), rows, steps, copy);
         }
       }
       if (how != layout::random) { continue; }
@@ -112,7 +113,7 @@ struct runner {
         for (std::size_t b = 0; b < batch; ++b) { expert.push_back(b * experts / batch); }
         char line[64];
         std::snprintf(line, sizeof line, "four experts, batch %zu", batch);
-        show(line, rows_time(linear, expert, rows, steps), 2.0);
+        show_batch<T>(line, linear, expert, rows, steps, 2.0 * copy);
       }
       // Another expert at every product, against copying an expert's rows together.
       auto x = be.make_buffer<float>(static_cast<std::size_t>(cols));
@@ -161,16 +162,33 @@ struct runner {
     });
   }
 
-  double rows_time(std::deque<braid::device_row_linear>& linear, std::vector<std::size_t> const& expert, index_t rows, int steps) {
+  /// In the fixed order; in any, from float32; in any, from the rows' type.
+  template <class T>
+  void show_batch(char const* name, std::deque<braid::device_row_linear>& linear, std::vector<std::size_t> const& expert, index_t rows,
+                  int steps, double copy) {
     auto const batch = static_cast<index_t>(expert.size());
     index_t const cols = linear.front().cols();
     auto const x = be.make_buffer<float>(static_cast<std::size_t>(batch * cols));
     auto const y = be.make_buffer<float>(static_cast<std::size_t>(batch * rows));
     fill(x);
-    return time(be, steps, replays, [&](int s) {
-      linear[static_cast<std::size_t>(s) % linear.size()].apply(be, expert, braid::tensor_view<float const, device>(x.data(), batch, cols),
-                                                                braid::tensor_view<float, device>(y.data(), batch, rows));
-    });
+    braid::tensor_view<float, device> const out(y.data(), batch, rows);
+    auto const timed = [&](auto const& vectors, auto... order) {
+      return time(be, steps, replays, [&](int s) {
+        linear[static_cast<std::size_t>(s) % linear.size()].apply(be, std::span<std::size_t const>(expert), vectors, out, order...);
+      });
+    };
+    braid::tensor_view<float const, device> const floats(x.data(), batch, cols);
+    double const fixed = timed(floats, braid::product_order::fixed);
+    if constexpr (std::is_same_v<T, float>) {
+      std::printf("  %-28s %9.2f %7.3f\n", name, fixed * 1e6, copy / fixed);
+    } else {
+      auto const own = be.make_buffer<T>(x.size());
+      braid::detail::check_cuda(cudaMemsetAsync(own.data(), 0x3C, own.size() * sizeof(T), be.stream()), "filling");
+      double const any = timed(floats, braid::product_order::any);
+      double const rounded = timed(braid::tensor_view<T const, device>(own.data(), batch, cols));
+      std::printf("  %-28s %9.2f %7.3f   %9.2f %7.3f   %9.2f %7.3f\n", name, fixed * 1e6, copy / fixed, any * 1e6, copy / any, rounded * 1e6,
+                  copy / rounded);
+    }
   }
 };
 

@@ -1,4 +1,4 @@
-#include <braid/serve/cuda/row_products.cuh>
+#include <braid/serve/cuda/row_matrix.cuh>
 
 #include "support/catch.hpp"
 #include "support/random_models.hpp"
@@ -45,11 +45,11 @@ void run_tiles(detail::product_arguments a, std::size_t first, std::size_t last)
 template <class T, bool Signs>
 void run_vector(detail::product_arguments const& a, int blocks, int stages) {
   using layout = detail::vector_layout<T>;
-  emulated::run(blocks, 1, layout::threads, layout::bytes(a.cols, stages), 0, [&a, blocks, stages] {
+  emulated::run(blocks, 1, layout::threads, layout::bytes(a.cols, stages), 0, [&a, stages] {
     if (stages == 2) {
-      detail::row_vector_kernel<T, 2, Signs>(a, blocks);
+      detail::row_vector_kernel<T, 2, Signs>(a);
     } else {
-      detail::row_vector_kernel<T, 3, Signs>(a, blocks);
+      detail::row_vector_kernel<T, 3, Signs>(a);
     }
   });
 }
@@ -114,7 +114,140 @@ void check(random_source& random, index_t channels, index_t cols, braid::residua
   }
 }
 
+template <class T, int Tasks, int Inputs, int Terms, bool Signs>
+void run_matrices(detail::matrix_arguments m, std::size_t first, std::size_t last, int split) {
+  if (first == last) { return; }
+  m.row.tiles += first;
+  m.split = split;
+  emulated::run(static_cast<int>(last - first) * split, split, 128, static_cast<std::size_t>(detail::matrix_layout<Tasks, Inputs, Terms>::bytes), 0,
+                [&m] { detail::row_matrix_kernel<T, Tasks, Inputs, Terms, Signs>(m); });
+}
+
+template <class T, int Terms>
+void run_all_matrices(detail::row_plan const& plan, detail::matrix_arguments const& m, int split, bool few_tasks) {
+  if (few_tasks) {
+    run_matrices<T, 32, 16, Terms, true>(m, plan.above(0), plan.above(16), split);
+    run_matrices<T, 32, 32, Terms, true>(m, plan.above(16), plan.tiles.size(), split);
+  } else {
+    run_matrices<T, 64, 16, Terms, true>(m, plan.above(0), plan.above(16), split);
+    run_matrices<T, 64, 32, Terms, true>(m, plan.above(16), plan.above(32), split);
+    run_matrices<T, 64, 64, Terms, true>(m, plan.above(32), plan.tiles.size(), split);
+  }
+}
+
+/// The kernels for tensor cores against sums in float64: vectors of float32 taken apart, and vectors of the rows' type.
+template <class T>
+void check_matrices(random_source& random, index_t channels, index_t cols, braid::residual::any const& code, std::vector<std::size_t> const& expert, int split,
+                    bool few_tasks) {
+  auto const f = random_family(random, braid::dtype_of<T>, channels, cols, 4);
+  std::vector<braid::expert_view<T>> views;
+  for (auto const& e : f.experts) { views.push_back({e.name, {reinterpret_cast<T const*>(e.weight.row(0)), channels, cols}}); }
+  auto const merged =
+      merge{{.residual = code, .groups = 2}}(braid::cpu(1), "w", {reinterpret_cast<T const*>(f.base.row(0)), channels, cols}, views);
+  braid::grouped_rows<T> const source(merged);
+  braid::row_linear const rows(source);
+  auto const batch = static_cast<index_t>(expert.size());
+  auto const pool = detail::make_device_pool(source);
+  detail::tile_limits const few{detail::matrix_few_tasks, detail::matrix_few_inputs};
+  detail::tile_limits const many{detail::matrix_tasks, detail::matrix_inputs};
+  auto const plan = detail::plan_rows(pool.experts, expert, 0, few_tasks ? few : many);
+  device_copy const there(pool.rows), planes(pool.planes);
+  device_copy const scales(pool.scales), columns(pool.columns);
+  device_copy const tasks(plan.tasks);
+  device_copy const tiles(plan.tiles);
+  device_copy const inputs(plan.inputs);
+  detail::matrix_arguments m;
+  m.row.pool = there.data;
+  m.row.stride = pool.stride;
+  m.row.cols = cols;
+  m.row.tasks = tasks.data;
+  m.row.tiles = tiles.data;
+  m.row.inputs = inputs.data;
+  m.row.planes = planes.data;
+  m.row.scales = scales.data;
+  m.row.columns = pool.columns.empty() ? nullptr : columns.data;
+  m.row.y_stride = channels;
+
+  index_t const pitch = (cols + 7) / 8 * 8;
+  constexpr int terms = detail::matrix_terms<T>;
+  std::vector<float> x(static_cast<std::size_t>(batch * pitch));
+  auto const multiplied = [&](bool apart) {
+    std::vector<float> y(static_cast<std::size_t>(batch * channels), std::nanf(""));
+    device_copy const parts(std::vector<std::uint16_t>(static_cast<std::size_t>(terms * batch * pitch), 0x7FFFu));  // NaN between rows
+    std::vector<float> scale(static_cast<std::size_t>(batch), 1.0f);
+    m.row.y = y.data();
+    m.parts = reinterpret_cast<std::byte const*>(parts.data);
+    m.pitch = pitch;
+    m.term = batch * pitch;
+    m.scale = nullptr;
+    if (apart) {
+      detail::split_arguments s;
+      s.x = x.data();
+      s.x_stride = pitch;
+      s.cols = cols;
+      s.pitch = pitch;
+      s.term = m.term;
+      s.parts = parts.data;
+      if constexpr (std::is_same_v<T, braid::float16>) {
+        s.scale = scale.data();
+        m.scale = s.scale;
+      } else {
+        s.pieces = static_cast<int>((cols + detail::split_columns - 1) / detail::split_columns);
+      }
+      emulated::run(static_cast<int>(batch) * s.pieces, 1, detail::split_threads, 64, 0, [&s] { detail::split_inputs_kernel<T>(s); });
+      run_all_matrices<T, terms>(plan, m, split, few_tasks);
+    } else {
+      for (index_t b = 0; b < batch; ++b) {
+        for (index_t c = 0; c < cols; ++c) { parts.data[b * pitch + c] = T(x[static_cast<std::size_t>(b * pitch + c)]).bits; }
+      }
+      run_all_matrices<T, 1>(plan, m, split, few_tasks);
+    }
+    return y;
+  };
+  INFO(channels << " x " << cols << " " << braid::name_of(braid::dtype_of<T>) << ", " << code.name << ", batch " << batch << ", " << split << " blocks a tile");
+  for (bool const apart : {true, false}) {
+    float const size = apart && random.chance(0.5) ? std::ldexp(1.0f, random.between(-60, 60)) : 1.0f;
+    for (float& v : x) {
+      v = static_cast<float>(random.bell()) * size;
+      if (!apart) { v = static_cast<float>(T(v)); }
+    }
+    auto const y = multiplied(apart);
+    for (index_t b = 0; b < batch; ++b) {
+      std::vector<float> row(static_cast<std::size_t>(cols));
+      for (index_t c = 0; c < channels; ++c) {
+        rows.row(expert[static_cast<std::size_t>(b)], c, row);
+        double sum = 0.0;
+        double all = 0.0;
+        float largest = 0.0f;
+        for (index_t k = 0; k < cols; ++k) {
+          float const v = x[static_cast<std::size_t>(b * pitch + k)];
+          sum += static_cast<double>(row[static_cast<std::size_t>(k)]) * static_cast<double>(v);
+          all += std::abs(static_cast<double>(row[static_cast<std::size_t>(k)]));
+          largest = std::max(largest, std::abs(v));
+        }
+        CHECK(std::abs(sum - static_cast<double>(y[static_cast<std::size_t>(b * channels + c)])) <= 2e-6 * all * static_cast<double>(largest) + static_cast<double>(cols) * 0x1p-147);
+      }
+    }
+  }
+}
+
 }  // namespace
+
+TEST_CASE("emulated products on tensor cores are those of float64, within float32's digits", "[emulated][serve]") {
+  random_source random(504);
+  std::vector<braid::residual::any> const codes{{}, braid::residual::sign_bits<2>{}};
+  int round = 0;
+  for (auto const& [channels, cols, batch, split] : {std::tuple<index_t, index_t, int, int>{3, 1, 1, 1}, {70, 200, 5, 2}, {17, 1030, 2, 4}, {9, 77, 20, 1}, {66, 65, 40, 1}, {5, 512, 70, 8}, {40, 300, 9, 1}, {33, 1050, 25, 2}}) {
+    std::vector<std::size_t> expert;
+    for (int b = 0; b < batch; ++b) { expert.push_back(static_cast<std::size_t>(round % 2 == 0 ? random.below(4) : 3)); }
+    auto const& code = codes[static_cast<std::size_t>(round) % 2];
+    if (round++ % 3 == 0) {
+      check_matrices<braid::float16>(random, channels, cols, code, expert, split, round > 4);
+    } else {
+      check_matrices<braid::bfloat16>(random, channels, cols, code, expert, split, round > 4);
+    }
+  }
+}
 
 TEST_CASE("emulated products by rows have the CPU's bits", "[emulated][serve]") {
   random_source random(501);

@@ -28,6 +28,9 @@ struct product_case {
 std::vector<float> products_on_cpu(product_case const& c);
 std::vector<float> products_on_device(product_case const& c);
 
+/// In product_order::any, from vectors of float32 or, rounded, of the rows' type; asked three times as well.
+std::vector<float> products_on_tensor_cores(product_case const& c, bool own_type);
+
 /// Calls `f(source)` with the rows of the merged tensor.
 template <class F>
 void with_merged_rows(product_case const& c, F const& f) {

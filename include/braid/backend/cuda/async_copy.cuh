@@ -12,6 +12,11 @@ __device__ inline void copy_16(void* shared, void const* global) noexcept {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(shared)), "l"(global) : "memory");
 }
 
+/// Starts copying the first `bytes` of 16 and filling the rest with zeros; 0 bytes read nothing.
+__device__ inline void copy_16(void* shared, void const* global, int bytes) noexcept {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(bytes) : "memory");
+}
+
 /// Makes a group of this thread's copies since the last one; there may be none.
 __device__ inline void close_copies() noexcept { asm volatile("cp.async.commit_group;" ::: "memory"); }
 

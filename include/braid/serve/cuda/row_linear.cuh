@@ -2,6 +2,7 @@
 
 #include <braid/backend/cuda.cuh>
 #include <braid/core/tensor_view.hpp>
+#include <braid/serve/cuda/row_matrix.cuh>
 #include <braid/serve/cuda/row_products.cuh>
 
 #include <map>
@@ -9,11 +10,24 @@
 
 BRAID_NAMESPACE_BEGIN
 
+/// In which order products are summed.
+enum class product_order {
+  /// The one order of sums (core/sum_order.hpp), a product and a sum rounded apart: the CPU's bits, whatever the batch. No
+  /// tensor core keeps it, so that large batches are bound by arithmetic.
+  fixed,
+  /// Tensor cores, for rows of 16 bits: exact products, float32 sums in an order that depends on the hardware and on the batch;
+  /// repeated products have the same bits. Rows of float32 are multiplied as in `fixed`.
+  any,
+};
+
 /// `row_linear` on a device: y = W_expert x for any expert of a merged weight, without rebuilding it. Its own copy of the pool
 /// lies in device memory, rows that experts share once, signs of residuals as they are stored.
 ///
-/// The bits are those of `row_linear` on the CPU: float32 in the order of sums, whatever the batch. Products and sums are
-/// rounded apart, so large batches are bound by arithmetic: no tensor core keeps an order.
+/// In `product_order::fixed` the bits are those of `row_linear` on the CPU. In `product_order::any` vectors of float32 are taken
+/// apart into numbers of the rows' type (three of bf16, which are exact, or two of f16: 22 bits relative to a vector's largest
+/// number), and vectors of the rows' type are multiplied as they are.
+///
+/// Kernels read rows before the kernel ahead of them on the stream has ended, and vectors behind it.
 ///
 /// Which rows a batch needs depends on its experts alone. That is worked out on the host when experts come in an order that
 /// hasn't been seen yet, and kept: later products with the same experts only start kernels, and may be captured in a graph.
@@ -56,46 +70,62 @@ class device_row_linear {
   ///                most, and what lies beyond an expert's own is left as it is
   /// @throws argument_error if there is no such expert, shape_error for other sizes, backend_error
   void apply(cuda const& be, std::span<std::size_t const> expert, tensor_view<float const, memory_space::device> x,
-             tensor_view<float, memory_space::device> y) {
-    for (std::size_t const e : expert) { check(e); }
-    batch const& b = batch_of(be, expert);
-    if (static_cast<index_t>(expert.size()) != x.rows() || x.rows() != y.rows() || x.cols() != cols_ ||
-        (y.cols() != b.channels && x.rows() != 0)) {
-      throw shape_error("device_row_linear: " + std::to_string(expert.size()) + " experts, x " + shape(x.rows(), x.cols()) + ", y " +
-                        shape(y.rows(), y.cols()) + " where " + shape(x.rows(), cols_) + " and " + shape(x.rows(), b.channels) +
-                        " are needed");
-    }
+             tensor_view<float, memory_space::device> y, product_order order = product_order::fixed) {
+    bool const matrices = order == product_order::any && type_ != dtype::f32 && !(expert.size() == 1 && fits_vector());
+    batch const& b = checked_batch(be, expert, matrices, x.rows(), x.cols(), y);
     if (b.tasks.size() == 0) { return; }
     detail::current_device const current(be.device());
-    detail::product_arguments a;
-    a.pool = rows_.data();
-    a.stride = stride_;
-    a.cols = cols_;
-    a.tasks = b.tasks.data();
-    a.count = static_cast<int>(b.tasks.size());
-    a.tiles = b.tiles.data();
-    a.inputs = b.inputs.data();
-    a.planes = planes_.data();
-    a.scales = scales_.data();
-    a.columns = columns_.data();
-    a.x = x.data_handle();
-    a.x_stride = x.stride(0);
-    a.y = y.data_handle();
-    a.y_stride = y.stride(0);
-    a.aligned_x = reinterpret_cast<std::uintptr_t>(a.x) % 16 == 0 && (a.x_stride % 4 == 0 || x.rows() == 1);
-    switch (type_) {
-      case dtype::bf16: start<bfloat16>(be, b, a); break;
-      case dtype::f16: start<float16>(be, b, a); break;
-      default: start<float>(be, b, a); break;
+    detail::product_arguments a = arguments(b, y);
+    if (matrices) {
+      if (type_ == dtype::bf16) {
+        start_split<bfloat16>(be, b, a, x);
+      } else {
+        start_split<float16>(be, b, a, x);
+      }
+    } else {
+      a.x = x.data_handle();
+      a.x_stride = x.stride(0);
+      a.aligned_x = reinterpret_cast<std::uintptr_t>(a.x) % 16 == 0 && (a.x_stride % 4 == 0 || x.rows() == 1);
+      switch (type_) {
+        case dtype::bf16: start<bfloat16>(be, b, a); break;
+        case dtype::f16: start<float16>(be, b, a); break;
+        default: start<float>(be, b, a); break;
+      }
     }
     detail::check_cuda(cudaGetLastError(), "starting products");
   }
 
-  /// One vector: x [cols], y [channels].
-  void apply(cuda const& be, std::size_t expert, tensor_view<float const, memory_space::device> x,
+  /// The same for vectors of the rows' type, bf16 or f16, in product_order::any.
+  /// @param x  [batch, cols]; every vector begins on 16 bytes
+  /// @throws as above; argument_error for another type, and for vectors that begin elsewhere
+  template <class T>
+    requires(std::is_same_v<T, bfloat16> || std::is_same_v<T, float16>)
+  void apply(cuda const& be, std::span<std::size_t const> expert, tensor_view<T const, memory_space::device> x,
              tensor_view<float, memory_space::device> y) {
+    if (type_ != dtype_of<T>) {
+      throw argument_error("device_row_linear: vectors of " + std::string(name_of(dtype_of<T>)) + " for rows of " +
+                           std::string(name_of(type_)) + ": give float32, or the rows' type");
+    }
+    if (reinterpret_cast<std::uintptr_t>(x.data_handle()) % 16 != 0 || (x.rows() > 1 && x.stride(0) % 8 != 0)) {
+      throw argument_error("device_row_linear: vectors of 16-bit numbers begin on 16 bytes; this one has stride " + std::to_string(x.stride(0)));
+    }
+    batch const& b = checked_batch(be, expert, true, x.rows(), x.cols(), y);
+    if (b.tasks.size() == 0) { return; }
+    detail::current_device const current(be.device());
+    detail::matrix_arguments m;
+    m.row = arguments(b, y);
+    m.parts = reinterpret_cast<std::byte const*>(x.data_handle());
+    m.pitch = x.stride(0);
+    start_matrices<T, 1>(be, b, m);
+    detail::check_cuda(cudaGetLastError(), "starting products");
+  }
+
+  /// One expert for all vectors: x [batch, cols], y [batch, channels].
+  template <class T, class... Order>
+  void apply(cuda const& be, std::size_t expert, tensor_view<T const, memory_space::device> x,
+             tensor_view<float, memory_space::device> y, Order... order) {
     std::vector<std::size_t> const experts(static_cast<std::size_t>(x.rows()), expert);
-    apply(be, experts, x, y);
+    apply(be, std::span<std::size_t const>(experts), x, y, order...);
   }
 
  private:
@@ -103,7 +133,10 @@ class device_row_linear {
   struct batch {
     index_t channels = 0;
     bool alone = false;
-    std::size_t above[4]{};  // tiles with more than 0, 2, 4, 8 vectors
+    bool few_tasks = false;  // in a tile for matrices
+    std::size_t above[4]{};  // tiles with more than 0, 2, 4, 8 vectors; for matrices 0, 16, 32
+    device_buffer<std::uint16_t> parts;  // of float32 vectors, for matrices
+    device_buffer<float> scale;
     device_buffer<detail::row_task> tasks;
     device_buffer<detail::task_tile> tiles;
     device_buffer<std::int32_t> inputs;
@@ -125,20 +158,152 @@ class device_row_linear {
     return to;
   }
 
-  batch const& batch_of(cuda const& be, std::span<std::size_t const> expert) {
+  batch const& batch_of(cuda const& be, std::span<std::size_t const> expert, bool matrices) {
     std::vector<std::size_t> key(expert.begin(), expert.end());
+    key.push_back(matrices ? 1 : 0);
     auto const found = batches_.find(key);
     if (found != batches_.end()) { return found->second; }
-    auto const plan = detail::plan_rows(experts_, expert, static_cast<std::size_t>(processors_) / 2);
     batch b;
+    detail::row_plan plan;
+    if (matrices) {
+      plan = detail::plan_rows(experts_, expert, 0, {detail::matrix_tasks, detail::matrix_inputs});
+      b.few_tasks = plan.tiles.size() < static_cast<std::size_t>(processors_) && plan.above(detail::matrix_few_inputs) == plan.tiles.size();
+      if (b.few_tasks) { plan = detail::plan_rows(experts_, expert, 0, {detail::matrix_few_tasks, detail::matrix_few_inputs}); }
+    } else {
+      plan = detail::plan_rows(experts_, expert, static_cast<std::size_t>(processors_) / 2);
+    }
     b.channels = plan.channels;
     b.alone = expert.size() == 1;
     b.tasks = uploaded(be, plan.tasks);
     b.tiles = uploaded(be, plan.tiles);
     b.inputs = uploaded(be, plan.inputs);
-    for (std::size_t i = 0; i < 4; ++i) { b.above[i] = plan.above(i == 0 ? 0 : 1 << i); }
+    for (std::size_t i = 0; i < 4; ++i) { b.above[i] = plan.above(i == 0 ? 0 : (matrices ? 8 : 1) << i); }
+    if (matrices) {
+      auto const terms = static_cast<std::size_t>(type_ == dtype::bf16 ? detail::matrix_terms<bfloat16> : detail::matrix_terms<float16>);
+      b.parts = be.make_buffer<std::uint16_t>(terms * expert.size() * static_cast<std::size_t>(parts_pitch()));
+      b.scale = be.make_buffer<float>(expert.size());
+    }
     be.synchronize();
     return batches_.emplace(std::move(key), std::move(b)).first->second;
+  }
+
+  /// Whether a vector and two pieces of a row fit shared memory.
+  [[nodiscard]] bool fits_vector() const noexcept {
+    std::size_t const needed = type_ == dtype::f32 ? detail::vector_layout<float>::bytes(cols_, 2) : detail::vector_layout<bfloat16>::bytes(cols_, 2);
+    return cols_ != 0 && needed <= static_cast<std::size_t>(room_);
+  }
+  [[nodiscard]] index_t parts_pitch() const noexcept { return (cols_ + 7) / 8 * 8; }
+
+  batch const& checked_batch(cuda const& be, std::span<std::size_t const> expert, bool matrices, index_t rows, index_t cols,
+                             tensor_view<float, memory_space::device> y) {
+    for (std::size_t const e : expert) { check(e); }
+    batch const& b = batch_of(be, expert, matrices);
+    if (static_cast<index_t>(expert.size()) != rows || rows != y.rows() || cols != cols_ || (y.cols() != b.channels && rows != 0)) {
+      throw shape_error("device_row_linear: " + std::to_string(expert.size()) + " experts, x " + shape(rows, cols) + ", y " +
+                        shape(y.rows(), y.cols()) + " where " + shape(rows, cols_) + " and " + shape(rows, b.channels) + " are needed");
+    }
+    return b;
+  }
+
+  [[nodiscard]] detail::product_arguments arguments(batch const& b, tensor_view<float, memory_space::device> y) const {
+    detail::product_arguments a;
+    a.pool = rows_.data();
+    a.stride = stride_;
+    a.cols = cols_;
+    a.tasks = b.tasks.data();
+    a.count = static_cast<int>(b.tasks.size());
+    a.tiles = b.tiles.data();
+    a.inputs = b.inputs.data();
+    a.planes = planes_.data();
+    a.scales = scales_.data();
+    a.columns = columns_.data();
+    a.y = y.data_handle();
+    a.y_stride = y.stride(0);
+    return a;
+  }
+
+  /// Takes vectors apart, then multiplies.
+  template <class T>
+  void start_split(cuda const& be, batch const& b, detail::product_arguments const& a, tensor_view<float const, memory_space::device> x) const {
+    detail::split_arguments s;
+    s.x = x.data_handle();
+    s.x_stride = x.stride(0);
+    s.cols = cols_;
+    s.pitch = parts_pitch();
+    s.term = s.pitch * x.rows();
+    s.parts = b.parts.data();
+    if constexpr (std::is_same_v<T, float16>) {
+      s.scale = b.scale.data();
+    } else {
+      s.pieces = static_cast<int>((cols_ + detail::split_columns - 1) / detail::split_columns);
+      if (s.pieces == 0) { s.pieces = 1; }
+    }
+    start_kernel(be, detail::split_inputs_kernel<T>, static_cast<std::size_t>(x.rows()) * static_cast<std::size_t>(s.pieces), detail::split_threads,
+                 detail::split_threads / 32 * sizeof(std::uint32_t), 1, s);
+    detail::matrix_arguments m;
+    m.row = a;
+    m.parts = reinterpret_cast<std::byte const*>(b.parts.data());
+    m.pitch = s.pitch;
+    m.term = s.term;
+    m.scale = s.scale;
+    start_matrices<T, detail::matrix_terms<T>>(be, b, m);
+  }
+
+  template <class T, int Terms>
+  void start_matrices(cuda const& be, batch const& b, detail::matrix_arguments const& m) const {
+    if (planes_.size() != 0) {
+      start_matrices<T, Terms, true>(be, b, m);
+    } else {
+      start_matrices<T, Terms, false>(be, b, m);
+    }
+  }
+  template <class T, int Terms, bool Signs>
+  void start_matrices(cuda const& be, batch const& b, detail::matrix_arguments const& m) const {
+    if (b.few_tasks) {
+      start_matrix_tiles<T, detail::matrix_few_tasks, 16, Terms, Signs>(be, m, b.above[0], b.above[1]);
+      start_matrix_tiles<T, detail::matrix_few_tasks, 32, Terms, Signs>(be, m, b.above[1], b.tiles.size());
+    } else {
+      start_matrix_tiles<T, detail::matrix_tasks, 16, Terms, Signs>(be, m, b.above[0], b.above[1]);
+      start_matrix_tiles<T, detail::matrix_tasks, 32, Terms, Signs>(be, m, b.above[1], b.above[2]);
+      start_matrix_tiles<T, detail::matrix_tasks, 64, Terms, Signs>(be, m, b.above[2], b.tiles.size());
+    }
+  }
+
+  template <class T, int Tasks, int Inputs, int Terms, bool Signs>
+  void start_matrix_tiles(cuda const& be, detail::matrix_arguments m, std::size_t first, std::size_t last) const {
+    if (first == last) { return; }
+    using layout = detail::matrix_layout<Tasks, Inputs, Terms>;
+    m.row.tiles += first;
+    // Few tiles share their columns out among several blocks, until there is about one a processor.
+    auto const tiles = last - first;
+    while (m.split < 8 && 2 * tiles * static_cast<std::size_t>(m.split) <= static_cast<std::size_t>(processors_) &&
+           cols_ >= static_cast<index_t>(m.split) * 8 * layout::columns) {
+      m.split *= 2;
+    }
+    auto const kernel = detail::row_matrix_kernel<T, Tasks, Inputs, Terms, Signs>;
+    allow(reinterpret_cast<void const*>(kernel), layout::bytes);
+    start_kernel(be, kernel, tiles * static_cast<std::size_t>(m.split), layout::threads, layout::bytes, m.split, m);
+  }
+
+  /// Starts a kernel that may begin before the one ahead has ended.
+  template <class Arguments>
+  static void start_kernel(cuda const& be, void (*kernel)(Arguments), std::size_t blocks, int threads, std::size_t bytes, int cluster,
+                           Arguments const& a) {
+    cudaLaunchConfig_t config{};
+    config.gridDim = dim3(static_cast<unsigned>(blocks));
+    config.blockDim = dim3(static_cast<unsigned>(threads));
+    config.dynamicSmemBytes = bytes;
+    config.stream = be.stream();
+    cudaLaunchAttribute attributes[2]{};
+    attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[0].val.programmaticStreamSerializationAllowed = 1;
+    attributes[1].id = cudaLaunchAttributeClusterDimension;
+    attributes[1].val.clusterDim.x = static_cast<unsigned>(cluster);
+    attributes[1].val.clusterDim.y = 1;
+    attributes[1].val.clusterDim.z = 1;
+    config.attrs = attributes;
+    config.numAttrs = cluster == 1 ? 1 : 2;
+    detail::check_cuda(cudaLaunchKernelEx(&config, kernel, a), "starting products");
   }
 
   template <class T>
@@ -153,9 +318,8 @@ class device_row_linear {
   template <class T, bool Signs>
   void start_kernels(cuda const& be, batch const& b, detail::product_arguments a) const {
     using vector = detail::vector_layout<T>;
-    auto const fits = [&](int stages) { return vector::bytes(cols_, stages) <= static_cast<std::size_t>(room_); };
-    if (b.alone && cols_ != 0 && fits(2)) {
-      if (fits(3)) {
+    if (b.alone && fits_vector()) {
+      if (vector::bytes(cols_, 3) <= static_cast<std::size_t>(room_)) {
         start_vector<T, 3, Signs>(be, a);
       } else {
         start_vector<T, 2, Signs>(be, a);
@@ -176,7 +340,7 @@ class device_row_linear {
     allow(reinterpret_cast<void const*>(kernel), bytes);
     int const needed = (a.count + layout::warps - 1) / layout::warps;
     int const blocks = needed < processors_ ? needed : processors_;
-    kernel<<<static_cast<unsigned>(blocks), layout::threads, bytes, be.stream()>>>(a, blocks);
+    start_kernel(be, kernel, static_cast<std::size_t>(blocks), layout::threads, bytes, 1, a);
   }
 
   template <class T, int Inputs, bool Signs>
@@ -186,6 +350,7 @@ class device_row_linear {
     auto const kernel = detail::row_tile_kernel<T, Inputs, Signs>;
     allow(reinterpret_cast<void const*>(kernel), layout::bytes);
     a.tiles += first;
+    // Not before the kernel ahead has ended: it would share processors unevenly with it, and arithmetic is what it lacks.
     kernel<<<static_cast<unsigned>(last - first), layout::threads, layout::bytes, be.stream()>>>(a);
   }
 

@@ -142,8 +142,9 @@ struct vector_place {
 /// y[channel] = row . x for all tasks, each by one warp. `Stages` pieces of a warp are in shared memory at a time.
 /// @tparam Signs whether tasks may have planes
 template <class T, int Stages, bool Signs>
-BRAID_KERNEL void __launch_bounds__(vector_layout<T>::threads, 1) row_vector_kernel(product_arguments const a, int blocks) {
+BRAID_KERNEL void __launch_bounds__(vector_layout<T>::threads, 1) row_vector_kernel(product_arguments const a) {
   using layout = vector_layout<T>;
+  ptx::let_next_start();
   static_assert(Stages <= layout::pieces, "copies run at most one group ahead");
   constexpr int parts = layout::parts;
   constexpr int units = layout::units;
@@ -162,6 +163,7 @@ BRAID_KERNEL void __launch_bounds__(vector_layout<T>::threads, 1) row_vector_ker
   int const per_row = 1 << shift;
   int const rows = units >> shift;  // of a round
   int const rounds = (segments + units - 1) / units;
+  int const blocks = static_cast<int>(gridDim.x);
   // Neighbouring groups to different blocks: the last ones are spread over the device.
   int const first_group = static_cast<int>(blockIdx.x) + warp * blocks;
   int const all_groups = (a.count + rows - 1) / rows;
@@ -195,7 +197,17 @@ BRAID_KERNEL void __launch_bounds__(vector_layout<T>::threads, 1) row_vector_ker
   row_task started = task_of(first_group);
   row_task coming = task_of(first_group + step);
   row_task here = started;
-
+  auto const start_next = [&](int stage) {
+    start(ahead, stage, started.row);
+    if (ahead.advance<layout::pieces>(rounds, step)) {
+      started = coming;
+      coming = task_of(ahead.group + step);
+    }
+  };
+  // Rows are there since long before; the vector may be what the kernel before is writing.
+#pragma unroll
+  for (int s = 0; s < Stages - 1; ++s) { start_next(s); }
+  ptx::wait_for_last();
   // The vector, once. Its groups of four floats change places so that threads of neighbouring segments meet no bank twice.
   for (int i = thread; i < segments * (sum_order::segment / 4); i += layout::threads) {
     int const segment = i / (sum_order::segment / 4);
@@ -209,16 +221,8 @@ BRAID_KERNEL void __launch_bounds__(vector_layout<T>::threads, 1) row_vector_ker
       for (int k = 0; k < 4; ++k) { place[k] = c + k < a.cols ? a.x[c + k] : 0.0f; }
     }
   }
-  auto const start_next = [&](int stage) {
-    start(ahead, stage, started.row);
-    if (ahead.advance<layout::pieces>(rounds, step)) {
-      started = coming;
-      coming = task_of(ahead.group + step);
-    }
-  };
-#pragma unroll
-  for (int s = 0; s < Stages - 1; ++s) { start_next(s); }
-  ptx::wait_for_all_but<Stages - 2>();  // the vector came with the first piece
+  ptx::close_copies();
+  ptx::wait_for_all_but<0>();
   __syncthreads();
 
   int const unit = lane / parts;
@@ -359,7 +363,7 @@ BRAID_KERNEL void __launch_bounds__(tile_layout<T, Inputs>::threads, 2) row_tile
     row_from[i] = r < tile.tasks ? a.pool + static_cast<index_t>(tasks[r].row) * a.stride : nullptr;
   }
   constexpr int x_chunks = layout::columns / 4;
-  auto const start = [&](int piece) {
+  auto const start_rows = [&](int piece) {
     std::byte* const to = memory + piece % 2 * layout::stage;
     index_t const offset = static_cast<index_t>(piece) * layout::row_bytes + thread % row_chunks * 16;
 #pragma unroll
@@ -367,7 +371,9 @@ BRAID_KERNEL void __launch_bounds__(tile_layout<T, Inputs>::threads, 2) row_tile
       if (row_from[i] == nullptr || piece >= pieces || offset >= a.stride) { continue; }
       ptx::copy_16(to + (i * rows_at_once + thread / row_chunks) * layout::row_bytes + thread % row_chunks * 16, row_from[i] + offset);
     }
-    auto* const x_to = reinterpret_cast<float*>(to + tile_tasks * layout::row_bytes);
+  };
+  auto const start_inputs = [&](int piece) {
+    auto* const x_to = reinterpret_cast<float*>(memory + piece % 2 * layout::stage + tile_tasks * layout::row_bytes);
     for (int i = thread; i < layout::inputs * x_chunks && piece < pieces; i += layout::threads) {
       int const b = i / x_chunks;
       index_t const c = static_cast<index_t>(piece) * layout::columns + i % x_chunks * 4;
@@ -389,9 +395,11 @@ BRAID_KERNEL void __launch_bounds__(tile_layout<T, Inputs>::threads, 2) row_tile
   float sum[sums];
 #pragma unroll
   for (int s = 0; s < sums; ++s) { sum[s] = 0.0f; }
-  start(0);
+  start_rows(0);
+  start_inputs(0);
   for (int piece = 0; piece < pieces; ++piece) {
-    start(piece + 1);
+    start_rows(piece + 1);
+    start_inputs(piece + 1);
     ptx::wait_for_all_but<1>();
     __syncthreads();
     std::byte* const from = memory + piece % 2 * layout::stage;

@@ -34,6 +34,12 @@ struct task_tile {
 inline constexpr int tile_tasks = 32;
 inline constexpr int tile_inputs = 16;
 
+/// How many tasks and vectors a tile has.
+struct tile_limits {
+  std::size_t tasks = tile_tasks;
+  std::size_t inputs = tile_inputs;
+};
+
 /// A weight as a device holds it: different rows once, 16 bytes a step; signs; and for each expert its channels.
 struct device_pool {
   index_t stride = 0;  ///< bytes from row to row: a multiple of 16 elements, zeros behind the row
@@ -113,7 +119,8 @@ struct row_plan {
 
 /// Experts that share a row share a task.
 /// @param blocks  as many tiles should there be at least: where tasks are few, tiles are smaller
-inline row_plan plan_rows(std::vector<std::vector<row_task>> const& experts, std::span<std::size_t const> expert, std::size_t blocks = 0) {
+inline row_plan plan_rows(std::vector<std::vector<row_task>> const& experts, std::span<std::size_t const> expert, std::size_t blocks = 0,
+                          tile_limits limits = {}) {
   row_plan plan;
   std::map<std::size_t, std::vector<std::int32_t>> inputs_of;
   for (std::size_t b = 0; b < expert.size(); ++b) {
@@ -142,20 +149,20 @@ inline row_plan plan_rows(std::vector<std::vector<row_task>> const& experts, std
   for (auto const& [who, tasks] : groups) {
     std::size_t inputs = 0;
     for (std::size_t const e : who) { inputs += inputs_of[e].size(); }
-    work += tasks.size() * ((inputs + tile_inputs - 1) / tile_inputs);
+    work += tasks.size() * ((inputs + limits.inputs - 1) / limits.inputs);
   }
-  std::size_t in_tile = tile_tasks;
+  std::size_t in_tile = limits.tasks;
   while (in_tile > 8 && work / in_tile < blocks) { in_tile /= 2; }
   for (auto const& [who, tasks] : groups) {
     auto const first_input = plan.inputs.size();
     for (std::size_t const e : who) { plan.inputs.insert(plan.inputs.end(), inputs_of[e].begin(), inputs_of[e].end()); }
     auto const inputs = plan.inputs.size() - first_input;
     for (std::size_t t = 0; t < tasks.size(); t += in_tile) {
-      for (std::size_t i = 0; i < inputs; i += tile_inputs) {
+      for (std::size_t i = 0; i < inputs; i += limits.inputs) {
         plan.tiles.push_back({static_cast<std::int32_t>(plan.tasks.size() + t),
                               static_cast<std::int32_t>(std::min(in_tile, tasks.size() - t)),
                               static_cast<std::int32_t>(first_input + i),
-                              static_cast<std::int32_t>(std::min<std::size_t>(tile_inputs, inputs - i))});
+                              static_cast<std::int32_t>(std::min(limits.inputs, inputs - i))});
       }
     }
     plan.tasks.insert(plan.tasks.end(), tasks.begin(), tasks.end());
