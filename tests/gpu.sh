@@ -63,7 +63,7 @@ wait_for_all() {
   [ "$failed" -eq 0 ]
 }
 
-programs=(cuda_channel_merge cuda_methods cuda_serve cuda_stream)
+programs=(cuda_channel_merge cuda_methods cuda_residuals cuda_serve cuda_stream)
 if has compile; then
   # One pipeline with random pruning and one with cuts hold every kernel of Channel Merging.
   for method in 1 2; do
@@ -115,7 +115,7 @@ if has sanitize; then
   done
 fi
 if has bench; then
-  for program in cuda_channel_merge cuda_methods cuda_serve; do timeout 120 "$build/$program" || status=1; done
+  for program in cuda_channel_merge cuda_methods cuda_residuals cuda_serve; do timeout 120 "$build/$program" || status=1; done
   if [ -n "${CHECKPOINTS-}" ]; then timeout 300 "$build/cuda_stream" "$CHECKPOINTS" || status=1; fi
 fi
 exit "$status"

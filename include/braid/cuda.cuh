@@ -7,6 +7,7 @@
 #include <braid/braid.hpp>
 
 #include <braid/backend/cuda.cuh>
+#include <braid/backend/cuda/budget_measures.cuh>
 #include <braid/backend/cuda/grouped_tensor.cuh>
 #include <braid/backend/cuda/merge_channels.cuh>
 #include <braid/backend/cuda/merge_tensor.cuh>

@@ -2,10 +2,11 @@
 
 #include <braid/residual/detail/bit_planes.hpp>
 #include <braid/residual/detail/magnitude_sums.hpp>
+#include <braid/residual/detail/sign_scales.hpp>
 #include <braid/residual/policy.hpp>
 
-#include <array>
 #include <cmath>
+#include <cstddef>
 
 BRAID_STRICT_FP_BEGIN
 BRAID_NAMESPACE_BEGIN
@@ -34,7 +35,7 @@ struct sign_bits {
     if constexpr (B == 1) {
       s[0] = all.mean();
     } else {
-      for (int pass = 0; pass < B; ++pass) { s[pass] = start[pass] * all.mean(); }
+      s.begin(all.mean());
       if (!refine(x, weight, cols, all, s)) {
         greedy(x, weight, cols, all, s, work);
         refine(x, weight, cols, all, s);
@@ -45,33 +46,13 @@ struct sign_bits {
       s[pass] = static_cast<float>(scale[pass]);
     }
     float limit[3]{};
-    thresholds(s, limit);
+    s.thresholds(limit);
     braid::detail::dispatch<braid::detail::write_planes_body<B>>(x, cols, static_cast<float const*>(limit), plane);
   }
 
  private:
-  static constexpr auto passes = static_cast<std::size_t>(B);
-  static constexpr int classes = 1 << (B - 1);  // of an absolute value, by the thresholds that it lies above
-  static constexpr auto level_count = static_cast<std::size_t>(classes);
-  static constexpr int rounds = 3;
-  /// The best scales of a Gaussian row, in units of its mean absolute value.
-  static constexpr float start[3] = {B == 2 ? 1.2298f : 1.4080f, B == 2 ? 0.6629f : 0.7760f, 0.4090f};
-
-  struct scales {
-    float of[passes];
-    float& operator[](int i) noexcept { return of[i]; }
-    float operator[](int i) const noexcept { return of[i]; }
-  };
-
-  /// Where the second pass, and the third, change their signs: halfway between neighbouring levels.
-  static void thresholds(scales const& s, float* limit) noexcept {
-    if constexpr (B == 2) { limit[0] = s[0]; }
-    if constexpr (B == 3) {
-      limit[0] = s[0] - s[1];
-      limit[1] = s[0];
-      limit[2] = s[0] + s[1];
-    }
-  }
+  using scales = braid::detail::sign_scales<B>;
+  static constexpr int classes = scales::classes;
 
   /// Each scale is the mean absolute value of what the passes before have left: scales that suit no Gaussian.
   static void greedy(float const* x, float const* weight, index_t cols, braid::detail::magnitude_sum const& all, scales& s,
@@ -87,55 +68,14 @@ struct sign_bits {
 
   /// Lloyd's algorithm, a few rounds of it. @return false where the first one found no scales
   static bool refine(float const* x, float const* weight, index_t cols, braid::detail::magnitude_sum const& all, scales& s) noexcept {
-    for (int round = 0; round < rounds; ++round) {
+    for (int round = 0; round < scales::rounds; ++round) {
       float limit[3]{};
-      float above[2 * level_count];
-      thresholds(s, limit);
+      float above[2 * scales::levels];
+      s.thresholds(limit);
       braid::detail::dispatch<braid::detail::sums_above_body<classes - 1>>(x, weight, cols, static_cast<float const*>(limit),
                                                                            static_cast<float*>(above));
-      double sum[level_count];
-      double count[level_count];
-      for (int k = 0; k < classes; ++k) {
-        double const whole_sum = static_cast<double>(k == 0 ? all.magnitude : above[2 * (k - 1)]);
-        double const whole_count = static_cast<double>(k == 0 ? all.weight : above[2 * (k - 1) + 1]);
-        sum[k] = whole_sum - (k + 1 < classes ? static_cast<double>(above[2 * k]) : 0.0);
-        count[k] = whole_count - (k + 1 < classes ? static_cast<double>(above[2 * k + 1]) : 0.0);
-      }
-      if (!solve(count, sum, s)) { return round > 0; }
+      if (!s.solve(all.magnitude, all.weight, above)) { return round > 0; }
     }
-    return true;
-  }
-
-  /// Least squares for the scales, by Gauss. @return false where the classes can't tell them apart, or they don't fall;
-  /// then they stay as they were
-  static bool solve(double const* count, double const* sum, scales& s) noexcept {
-    double m[passes][passes + 1]{};
-    for (int k = 0; k < classes; ++k) {
-      if (!(count[k] > 0.0)) { return false; }
-      // Class k of 4 is minus minus, minus plus, plus minus, plus plus, after the first pass's plus.
-      double sign[passes];
-      sign[0] = 1.0;
-      for (int pass = 1; pass < B; ++pass) { sign[pass] = (k >> (B - 1 - pass) & 1) != 0 ? 1.0 : -1.0; }
-      for (int i = 0; i < B; ++i) {
-        for (int j = 0; j < B; ++j) { m[i][j] += sign[i] * sign[j] * count[k]; }
-        m[i][B] += sign[i] * sum[k];
-      }
-    }
-    double const least = 1e-6 * m[0][0];
-    for (int i = 0; i < B; ++i) {
-      if (!(std::fabs(m[i][i]) > least)) { return false; }
-      for (int r = 0; r < B; ++r) {
-        if (r == i) { continue; }
-        double const f = m[r][i] / m[i][i];
-        for (int c = i; c <= B; ++c) { m[r][c] -= f * m[i][c]; }
-      }
-    }
-    scales found;
-    for (int i = 0; i < B; ++i) {
-      found[i] = static_cast<float>(m[i][B] / m[i][i]);
-      if (!(found[i] >= 0.0f) || (i > 0 && found[i] > found[i - 1])) { return false; }
-    }
-    s = found;
     return true;
   }
 };

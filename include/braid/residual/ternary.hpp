@@ -15,6 +15,8 @@ namespace residual {
 struct ternary {
   static constexpr std::string_view name = "ternary";
   static constexpr residual_code code = residual_code::ternary;
+  static constexpr float start = 0.767f;  // the first threshold, in units of the mean absolute value
+  static constexpr int rounds = 3;
   int sweeps = 3;
   bool rank_one = false;
 
@@ -23,8 +25,7 @@ struct ternary {
 
   void encode(float const* x, float const* weight, index_t cols, std::byte* plane, bfloat16* scale,
               residual_workspace&) const noexcept {
-    constexpr int rounds = 3;
-    float threshold = 0.767f * detail::magnitude_sum(x, weight, cols).mean();
+    float threshold = start * detail::magnitude_sum(x, weight, cols).mean();
     scale[0] = bfloat16(0.0f);
     for (int round = 0; round < rounds; ++round) {
       float above[2];

@@ -89,6 +89,26 @@ struct row_total_body {
   }
 };
 
+/// Scales of columns from their sums of squares.
+/// @param partial [blocks, cols]
+inline std::vector<bfloat16> rounded_column_scales(std::vector<double> const& partial, std::size_t blocks, std::size_t cols) {
+  double mean = 0.0;
+  std::vector<double> root(cols, 0.0);
+  for (std::size_t c = 0; c < cols; ++c) {
+    double sum = 0.0;
+    for (std::size_t b = 0; b < blocks; ++b) { sum += partial[b * cols + c]; }
+    root[c] = std::sqrt(sum);
+    mean += root[c];
+  }
+  mean /= static_cast<double>(cols);
+  std::vector<bfloat16> scales(cols, bfloat16(1.0f));
+  if (!(mean > 0.0)) { return scales; }
+  for (std::size_t c = 0; c < cols; ++c) {
+    scales[c] = bfloat16(static_cast<float>(std::max(root[c] / mean, 0x1p-8)));
+  }
+  return scales;
+}
+
 }  // namespace detail
 
 namespace ops {
@@ -257,21 +277,7 @@ struct column_scales<cpu> {
         for (std::size_t c = 0; c < cols; ++c) { column[c] += static_cast<double>(square[c]) * share; }
       }
     }, most);
-    double mean = 0.0;
-    std::vector<double> root(cols, 0.0);
-    for (std::size_t c = 0; c < cols; ++c) {
-      double sum = 0.0;
-      for (std::size_t b = 0; b < blocks; ++b) { sum += partial[b * cols + c]; }
-      root[c] = std::sqrt(sum);
-      mean += root[c];
-    }
-    mean /= static_cast<double>(cols);
-    std::vector<bfloat16> scales(cols, bfloat16(1.0f));
-    if (!(mean > 0.0)) { return scales; }
-    for (std::size_t c = 0; c < cols; ++c) {
-      scales[c] = bfloat16(static_cast<float>(std::max(root[c] / mean, 0x1p-8)));
-    }
-    return scales;
+    return detail::rounded_column_scales(partial, blocks, cols);
   }
 
  private:

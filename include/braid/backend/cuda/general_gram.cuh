@@ -89,8 +89,30 @@ BRAID_KERNEL void measure_channels(Rows const* models, int experts, index_t cols
   }
 }
 
+/// The same in host memory.
+struct host_measures {
+  std::vector<float> dots;
+  std::vector<std::uint8_t> differs;
+  std::vector<std::uint8_t> bad;
+};
+
+/// Measures channels `first` to `first + count`. Waits.
+inline host_measures measure_run(cuda const& be, device_buffer<any_rows> const& models, int experts, index_t cols, index_t first, index_t count,
+                                 gram_terms const& terms, bool dots) {
+  auto const pairs = static_cast<std::size_t>(tile_pair(experts, 0));
+  auto const channels = static_cast<std::size_t>(count);
+  device_buffer<float> const dots_there = be.make_buffer<float>(channels * pairs);
+  device_buffer<std::uint8_t> const differs_there = be.make_buffer<std::uint8_t>(channels * pairs);
+  device_buffer<std::uint8_t> const bad_there = be.make_buffer<std::uint8_t>(channels);
+  measure_channels<<<static_cast<unsigned>(count), 256, 0, be.stream()>>>(static_cast<any_rows const*>(models.data()), experts, cols, first, terms, dots,
+                                                                          measured_channels{dots_there.data(), differs_there.data(), bad_there.data()});
+  check_cuda(cudaGetLastError(), "starting a measuring pass");
+  return {download(be, dots_there), download(be, differs_there), download(be, bad_there)};
+}
+
 /// Where the experts of a run of channels go.
 struct chosen_groups {
+  std::vector<residual_code> code;  // [channels]: with a budget, what it chose
   std::vector<std::uint8_t> label;  // [channels, experts]
   std::vector<std::uint8_t> alone;  // [channels, experts]: the group is one distinct row, kept bit for bit
   std::int64_t similarity = 0;
@@ -100,20 +122,24 @@ struct chosen_groups {
 
 /// What a device measured of one channel.
 struct measured_channel {
-  float const* dots;
+  float const* dots;        // as the similarity compares
+  float const* delta_dots;  // with a budget: of the deltas
   std::uint8_t const* differs;
   bool bad;
 };
 
-/// Clusters one channel on the host, as the CPU backend does. @return whether its numbers are bad
-template <class Similarity, class Cluster>
-bool cluster_measured(Similarity const& similarity, Cluster const& cluster, int groups, tensor_context const& context,
-                      index_t channel, measured_channel const& measured, int experts, std::uint8_t* label, std::uint8_t* alone,
-                      std::int64_t& similarity_sum, index_t& compared) {
+/// What a channel's clustering leaves beside its groups.
+struct channel_totals {
+  std::int64_t similarity = 0;
+  index_t compared = 0;
+};
+
+/// The distinct rows of a channel, from which pairs of rows differ.
+inline distinct_rows distinct_of(std::uint8_t const* differs, int experts) {
   distinct_rows distinct;
   for (int e = 0; e < experts; ++e) {
     int d = 0;
-    while (d < distinct.count && measured.differs[tile_pair(e, distinct.first[static_cast<std::size_t>(d)])] != 0) { ++d; }
+    while (d < distinct.count && differs[tile_pair(e, distinct.first[static_cast<std::size_t>(d)])] != 0) { ++d; }
     auto const slot = static_cast<std::size_t>(d);
     if (d == distinct.count) {
       ++distinct.count;
@@ -123,35 +149,66 @@ bool cluster_measured(Similarity const& similarity, Cluster const& cluster, int 
     ++distinct.weight[slot];
     distinct.of_expert[static_cast<std::size_t>(e)] = d;
   }
+  return distinct;
+}
+
+/// The dot product of two distinct rows.
+inline float dot_of(float const* dots, distinct_rows const& distinct, int i, int j) {
+  int const a = distinct.first[static_cast<std::size_t>(i)];
+  int const b = distinct.first[static_cast<std::size_t>(j)];
+  return dots[a > b ? tile_pair(a, b) : tile_pair(b, a)];
+}
+
+/// Their Gram matrix. @return whether its diagonal is finite
+inline bool gram_of(float const* dots, distinct_rows const& distinct, std::vector<double>& gram) {
   int const n = distinct.count;
-  int const used = groups < n ? groups : n;
+  gram.resize(static_cast<std::size_t>(n) * static_cast<std::size_t>(n));
+  bool finite = true;
+  for (int i = 0; i < n; ++i) {
+    for (int j = 0; j < n; ++j) { gram[static_cast<std::size_t>(i * n + j)] = static_cast<double>(dot_of(dots, distinct, i, j)); }
+    finite = finite && std::isfinite(gram[static_cast<std::size_t>(i * n + i)]);
+  }
+  return finite;
+}
+
+/// Clusters one channel on the host, as the CPU backend does. @return whether its numbers are bad
+/// @param codes  what a budget may choose
+/// @param code   out, with a budget: what it chose
+template <class Similarity, class Cluster>
+bool cluster_measured(Similarity const& similarity, Cluster const& cluster, int groups, tensor_context const& context,
+                      index_t channel, measured_channel const& measured, int experts, std::size_t element_bytes, residual_code_list const& codes,
+                      std::uint8_t* label, std::uint8_t* alone, residual_code& code, channel_totals& totals) {
+  distinct_rows const distinct = distinct_of(measured.differs, experts);
+  int const n = distinct.count;
+  int used = groups < n ? groups : n;
   std::array<int, max_experts> group;
   bool bad = measured.bad;
+  channel_workspace work;
+  cluster_problem problem{n, used, nullptr, distinct.weight.data(), context.stream, channel};
+  bool const chooses = context.budget != nullptr && n > 1;
+  if (chooses || (used != n && used != 1)) {
+    bool const finite = gram_of(measured.dots, distinct, work.gram);
+    bad = bad || (similarity.operand == gram_operand::deltas && !finite);
+    if (chooses) {
+      bool const of_deltas = gram_of(measured.delta_dots, distinct, work.delta_gram);
+      bad = bad || !of_deltas;
+    }
+    normalise_gram(similarity, context.norms, distinct, work.gram.data());
+    problem.gram = work.gram.data();
+  }
+  if (chooses) {
+    budget_curve(similarity, cluster, problem, distinct, context.budget->importance, context.cols, element_bytes, codes, work);
+    auto const choice = braid::cluster::choose(work.curve.points, context.budget->price);
+    code = choice.code;
+    used = problem.groups = choice.groups;
+  }
   if (used == n || used == 1) {
     for (int d = 0; d < n; ++d) { group[static_cast<std::size_t>(d)] = used == 1 ? 0 : d; }
   } else {
-    std::vector<double> gram(static_cast<std::size_t>(n) * static_cast<std::size_t>(n));
-    for (int i = 0; i < n; ++i) {
-      for (int j = 0; j < n; ++j) {
-        int const a = distinct.first[static_cast<std::size_t>(i)];
-        int const b = distinct.first[static_cast<std::size_t>(j)];
-        gram[static_cast<std::size_t>(i * n + j)] = static_cast<double>(measured.dots[a > b ? tile_pair(a, b) : tile_pair(b, a)]);
-      }
-      bad = bad || (similarity.operand == gram_operand::deltas && !std::isfinite(gram[static_cast<std::size_t>(i * n + i)]));
-    }
-    normalise_gram(similarity, context.norms, distinct, gram.data());
-    cluster_problem const problem{n, used, gram.data(), distinct.weight.data(), context.stream, channel};
     cluster.partition(similarity, problem, group.data());
-    for (int d = 0; d < n; ++d) {
-      int const given = group[static_cast<std::size_t>(d)];
-      if (given < 0 || given >= used) {
-        throw argument_error("cluster::" + std::string(cluster.name) + " gave the label " + std::to_string(given) + " where " +
-                             std::to_string(used) + " groups were asked for: labels are 0 to " + std::to_string(used - 1));
-      }
-    }
-    braid::cluster::detail::canonicalise(n, group.data());
-    for (int d = 0; d < n; ++d) { similarity_sum += braid::cluster::detail::row_agreement(problem, group.data(), d); }
-    compared += experts;
+    (void)braid::cluster::detail::checked_groups(cluster.name, n, used, group.data());
+    for (int d = 0; d < n; ++d) { totals.similarity += braid::cluster::detail::row_agreement(problem, group.data(), d); }
+    totals.compared += experts;
   }
   for (int e = 0; e < experts; ++e) {
     int const mine = group[static_cast<std::size_t>(distinct.of_expert[static_cast<std::size_t>(e)])];

@@ -105,52 +105,55 @@ class row_plans {
 /// Groups of a run of channels.
 template <class Similarity, class Cluster>
 chosen_groups choose_on_host(cuda const& be, Similarity const& similarity, Cluster const& cluster, int groups, tensor_context const& context,
-                             device_buffer<any_rows> const& models, int experts, index_t first, index_t count, index_t number, gram_terms const& terms) {
-  bool const clusters = groups > 1 && groups < experts;
+                             device_buffer<any_rows> const& models, int experts, index_t first, index_t count, index_t number, gram_terms const& terms,
+                             std::size_t element_bytes, residual_code_list const& codes) {
+  bool const budget = context.budget != nullptr;
+  bool const clusters = budget ? experts > 1 : groups > 1 && groups < experts;
   auto const pairs = static_cast<std::size_t>(tile_pair(experts, 0));
   auto const channels = static_cast<std::size_t>(count);
-  device_buffer<float> const dots_there = be.make_buffer<float>(channels * pairs);
-  device_buffer<std::uint8_t> const differs_there = be.make_buffer<std::uint8_t>(channels * pairs);
-  device_buffer<std::uint8_t> const bad_there = be.make_buffer<std::uint8_t>(channels);
-  measure_channels<<<static_cast<unsigned>(count), 256, 0, be.stream()>>>(static_cast<any_rows const*>(models.data()), experts, context.cols, first,
-                                                                          terms, clusters,
-                                                                          measured_channels{dots_there.data(), differs_there.data(), bad_there.data()});
-  check_cuda(cudaGetLastError(), "starting a measuring pass");
-  auto const dots = download(be, dots_there);
-  auto const differs = download(be, differs_there);
-  auto const bad = download(be, bad_there);
+  host_measures const measured = measure_run(be, models, experts, context.cols, first, count, terms, clusters);
+  gram_terms deltas = terms;
+  deltas.signs = false;
+  host_measures const of_deltas = budget && terms.signs ? measure_run(be, models, experts, context.cols, first, count, deltas, true) : host_measures{};
+  std::vector<float> const& delta_dots = budget && terms.signs ? of_deltas.dots : measured.dots;
 
   chosen_groups chosen;
   chosen.label.resize(channels * static_cast<std::size_t>(experts));
   chosen.alone.resize(chosen.label.size());
-  std::vector<std::int64_t> sums(channels, 0);
-  std::vector<index_t> compared(channels, 0);
+  chosen.code.resize(budget ? channels : 0);
+  std::vector<channel_totals> totals(channels);
   std::vector<std::uint8_t> wrong(channels, 0);
   tbb::parallel_for(std::size_t{0}, channels, [&](std::size_t c) {
     std::size_t const at = c * static_cast<std::size_t>(experts);
+    residual_code code = residual_code::none;
     bool const is_wrong = cluster_measured(similarity, cluster, groups, context, number + first + static_cast<index_t>(c),
-                                           {dots.data() + c * pairs, differs.data() + c * pairs, bad[c] != 0}, experts,
-                                           chosen.label.data() + at, chosen.alone.data() + at, sums[c], compared[c]);
+                                           {measured.dots.data() + c * pairs, delta_dots.data() + c * pairs, measured.differs.data() + c * pairs, measured.bad[c] != 0},
+                                           experts, element_bytes, codes, chosen.label.data() + at, chosen.alone.data() + at, code, totals[c]);
     wrong[c] = is_wrong ? 1 : 0;
+    if (budget) { chosen.code[c] = code; }
   });
   for (std::size_t c = 0; c < channels; ++c) {
-    chosen.similarity += sums[c];
-    chosen.compared += compared[c];
+    chosen.similarity += totals[c].similarity;
+    chosen.compared += totals[c].compared;
     if (wrong[c] != 0 && chosen.first_bad < 0) { chosen.first_bad = first + static_cast<index_t>(c); }
   }
   return chosen;
 }
 
 /// Merges all channels of a tensor. Waits.
+/// @param codes   what a budget may choose
+/// @param chosen_code  with a budget: what it chose, [channels]
 template <class Prune, class Similarity, class Cluster, class Consensus>
 void general_merge(cuda const& be, Prune const& prune, Similarity const& similarity, Cluster const& cluster, Consensus const& consensus,
-                   int groups, float lambda, tensor_context const& context, tensor_channels const& source, device_merged const& out) {
+                   int groups, float lambda, tensor_context const& context, tensor_channels const& source, device_merged const& out,
+                   residual_code_list const& codes, device_buffer<residual_code>& chosen_code) {
   auto const experts = static_cast<int>(source.experts.size());
   constexpr bool by_row = Prune::measures == statistic::row_cut || Prune::measures == statistic::row_ranks;
   device_buffer<any_rows> const models = upload_rows(be, source);
   device_buffer<float> const root = upload(be, context.root_weight);
   gram_terms const terms{similarity.operand == gram_operand::signs, root.data()};
   merge_totals totals;
+  if (context.budget != nullptr) { chosen_code = be.make_buffer<residual_code>(static_cast<std::size_t>(source.channels)); }
 
   // A run of channels needs room for its dot products, and for ranks.
   constexpr index_t room = index_t{256} << 20;
@@ -161,7 +164,8 @@ void general_merge(cuda const& be, Prune const& prune, Similarity const& similar
 
   for (index_t first = 0; first < source.channels; first += most) {
     index_t const count = std::min(most, source.channels - first);
-    chosen_groups const chosen = choose_on_host(be, similarity, cluster, groups, context, models, experts, first, count, source.first_channel, terms);
+    chosen_groups const chosen = choose_on_host(be, similarity, cluster, groups, context, models, experts, first, count, source.first_channel, terms,
+                                                size_of(source.out), codes);
     totals.similarity += static_cast<unsigned long long>(chosen.similarity);
     totals.compared += static_cast<unsigned long long>(chosen.compared);
     if (chosen.first_bad >= 0 && !context.allow_nonfinite) {
@@ -170,6 +174,7 @@ void general_merge(cuda const& be, Prune const& prune, Similarity const& similar
     }
     std::uint8_t* const label = out.label + first * experts;
     be.to_device(label, chosen.label.data(), chosen.label.size());
+    if (!chosen.code.empty()) { be.to_device(chosen_code.data() + first, chosen.code.data(), chosen.code.size()); }
     device_buffer<std::uint8_t> const alone = upload(be, chosen.alone);
     auto const start = [&]<class Plan>(device_buffer<Plan> const& plans) {
       auto const kernel = merge_labelled<Plan, Consensus>;

@@ -6,9 +6,9 @@
 #include <braid/backend/cuda/fused_merge.cuh>
 #include <braid/backend/cuda/general_merge.cuh>
 #include <braid/backend/cuda/nonfinite.cuh>
+#include <braid/backend/cuda/residual_merge.cuh>
 #include <braid/cluster/any.hpp>
 #include <braid/cluster/exact.hpp>
-#include <braid/residual/none.hpp>
 
 BRAID_NAMESPACE_BEGIN
 namespace detail {
@@ -53,23 +53,40 @@ namespace ops {
 /// Channel Merging of all channels of a tensor in device memory. Usual cases (one storage type of bf16, f16 or f32, up to 10
 /// experts, exact clustering with one of braid's similarities, rows up to 65536 columns) take one pass: each input is read
 /// once, each output written once. Others take a measuring pass, clustering on the host's threads, and a merging pass.
-/// The same bytes as on the CPU either way; where inputs hold NaN and that is allowed, NaNs' payloads may differ.
-template <class Prune, class Similarity, class Cluster, class Consensus>
-struct merge_channels<cuda, Prune, Similarity, Cluster, Consensus, residual::none> {
+/// The same bytes as on the CPU either way; where inputs hold NaN and that is allowed, NaNs' payloads may differ. A budget needs
+/// the several passes. Residuals are coded behind the merge, a block a channel.
+template <class Prune, class Similarity, class Cluster, class Consensus, class Residual>
+struct merge_channels<cuda, Prune, Similarity, Cluster, Consensus, Residual> {
   Prune const& prune;
   Similarity const& similarity;
   Cluster const& cluster;
   Consensus const& consensus;
-  residual::none const& residual;
+  Residual const& residual;
   int groups;
   float lambda;
 
   static_assert(std::is_trivially_copyable_v<Consensus>, "braid: a consensus for the device is trivially copyable");
+  static_assert(detail::coded_on_device<Residual>,
+                "braid: braid::cuda encodes residuals with braid's own policies (sign_bits, ternary, trellis, any, palette); a policy of your "
+                "own is host code: use braid::cpu");
 
   /// Enqueues, except where the host has to cluster.
-  /// @param source device memory
-  void enqueue(cuda const& be, tensor_context const& context, tensor_channels const& source, detail::device_merged const& out) const {
+  /// @param source   device memory
+  /// @param coded    where residuals go, if there may be any: as `detail::residual_places` says, with memory
+  void enqueue(cuda const& be, tensor_context const& context, tensor_channels const& source, detail::device_merged const& out,
+               detail::device_residuals const& coded = {}) const {
     detail::current_device const current(be.device());
+    device_buffer<residual_code> chosen;
+    merge(be, context, source, out, chosen);
+    detail::code_residuals(be, residual, context, source, out, coded, chosen.data());
+  }
+
+  /// The plans of a pass that needs no more than the tensor's measures.
+  static constexpr bool plans_ahead = Prune::measures == statistic::none || Prune::measures == statistic::tensor_cut;
+
+ private:
+  void merge(cuda const& be, tensor_context const& context, tensor_channels const& source, detail::device_merged const& out,
+             device_buffer<residual_code>& chosen) const {
     if (source.channels == 0 || source.cols == 0) {
       if (source.channels > 0) {
         detail::check_cuda(cudaMemsetAsync(out.label, 0, static_cast<std::size_t>(source.channels) * source.experts.size(), be.stream()),
@@ -78,14 +95,10 @@ struct merge_channels<cuda, Prune, Similarity, Cluster, Consensus, residual::non
       return;
     }
     if (!start_fused(be, context, source, out)) {
-      detail::general_merge(be, prune, similarity, cluster, consensus, groups, lambda, context, source, out);
+      detail::general_merge(be, prune, similarity, cluster, consensus, groups, lambda, context, source, out, codes_of(residual), chosen);
     }
   }
 
-  /// The plans of a pass that needs no more than the tensor's measures.
-  static constexpr bool plans_ahead = Prune::measures == statistic::none || Prune::measures == statistic::tensor_cut;
-
- private:
   [[nodiscard]] bool start_fused(cuda const& be, tensor_context const& context, tensor_channels const& source,
                                  detail::device_merged const& out) const {
     if constexpr (!plans_ahead) {
@@ -94,7 +107,7 @@ struct merge_channels<cuda, Prune, Similarity, Cluster, Consensus, residual::non
       auto const experts = static_cast<int>(source.experts.size());
       bool const clusters = groups > 1 && groups < experts;
       auto const known = detail::similarity_on_device(similarity);
-      if (experts > detail::most_tile_experts || source.transposed != 0 || (clusters && (!detail::searches_all(cluster) || !known))) {
+      if (context.budget != nullptr || experts > detail::most_tile_experts || source.transposed != 0 || (clusters && (!detail::searches_all(cluster) || !known))) {
         return false;
       }
       bool one_type = source.out == source.base.type;

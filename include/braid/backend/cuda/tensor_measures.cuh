@@ -201,24 +201,5 @@ struct magnitude_cuts<cuda> {
   }
 };
 
-/// Budgets, and residuals of any kind, are the CPU backend's.
-template <class Similarity, class Cluster>
-struct measure_curves<cuda, Similarity, Cluster> {
-  Similarity const& similarity;
-  Cluster const& cluster;
-  int groups;
-  residual_code_list codes;
-  error_weighting weighting;
-  std::shared_ptr<tensor_budget> operator()(cuda const&, tensor_channels const&, tensor_context&, cluster::budget_histogram&) const {
-    throw argument_error("braid::cuda merges with a number of groups, not under a budget: give `groups` alone, or use braid::cpu");
-  }
-};
-template <>
-struct column_scales<cuda> {
-  std::vector<bfloat16> operator()(cuda const&, tensor_channels const&) const {
-    throw argument_error("braid::cuda codes no residuals: use braid::cpu");
-  }
-};
-
 }  // namespace ops
 BRAID_NAMESPACE_END

@@ -12,16 +12,28 @@
 BRAID_NAMESPACE_BEGIN
 namespace detail {
 
+/// Residuals of `count` rows of experts, a place each, to where they follow each other.
+inline void append_residuals(device_residuals const& places, index_t cols, std::byte const* planes, std::byte const* scales, std::byte const* codes,
+                             std::size_t count, residual_block& to) {
+  for (std::size_t i = 0; i < count; ++i) {
+    auto const code = static_cast<residual_code>(codes[i]);
+    to.code.push_back(code);
+    std::byte const* const plane = planes + i * static_cast<std::size_t>(places.plane_bytes);
+    to.planes.insert(to.planes.end(), plane, plane + residual_bytes(code, cols));
+    auto const* const scale = reinterpret_cast<bfloat16 const*>(scales) + i * static_cast<std::size_t>(places.scale_count);
+    to.scales.insert(to.scales.end(), scale, scale + residual_scales(code));
+  }
+}
+
 /// Merges blocks on devices. A tensor that has to be measured before lies on the device meanwhile, if there is one and its
-/// memory is enough; else the host measures. Methods with residuals or a budget are the host's alone, as no kernel codes them.
+/// memory is enough; else the host measures, as it does under a budget. Methods with residual policies of another's than braid's
+/// are the host's alone.
 template <class Method>
 class device_merger final : public tensor_merger {
  public:
   device_merger(Method const& method, cuda const& be, cpu const& host, device_choices const& choices)
       : method_(method), be_(be), host_(host), on_host_(method.template with<cpu>()), host_merger_(on_host_, host), choices_(choices) {
-    if constexpr (fused) {
-      if (!method.has_budget()) { lanes_ = std::make_unique<device_lanes>(choices.devices, choices.lanes); }
-    }
+    if constexpr (fused) { lanes_ = std::make_unique<device_lanes>(choices.devices, choices.lanes); }
   }
 
   [[nodiscard]] int groups() const override { return host_merger_.groups(); }
@@ -37,7 +49,7 @@ class device_merger final : public tensor_merger {
                                        measured_tensor const* measured) const override {
     resident_.reset();
     if constexpr (fused) {
-      bool const measures = lanes_ != nullptr && method_.measures_tensors(names.size()) && source.channels > 0 && source.cols > 0;
+      bool const measures = measured == nullptr && lanes_ != nullptr && method_.measures_tensors(names.size()) && source.channels > 0 && source.cols > 0;
       if (measures && may_be_resident(choices_, be_, source)) {
         resident_ = std::make_unique<resident_tensor>(be_, host_, *lanes_, source, block_rows(source));
         return method_.prepare(be_, tensor, names, resident_->there(source, 0, source.channels));
@@ -52,6 +64,8 @@ class device_merger final : public tensor_merger {
     for (auto const& e : source.experts) { row += size_of(e.type); }
     row += rows_out(source.experts.size()) * size_of(source.out);
     row *= static_cast<std::size_t>(source.cols);
+    device_residuals const coded = residual_places(method_.settings().residual, source.cols);
+    row += source.experts.size() * static_cast<std::size_t>(coded.plane_bytes);
     std::size_t const rows = row == 0 ? 1 : choices_.block_bytes / row;
     return std::clamp<index_t>(static_cast<index_t>(rows), 1, std::max<index_t>(source.channels, 1));
   }
@@ -67,7 +81,7 @@ class device_merger final : public tensor_merger {
   }
 
  private:
-  static constexpr bool fused = std::same_as<typename Method::residual_type, residual::none>;
+  static constexpr bool fused = coded_on_device<typename Method::residual_type>;
 
   [[nodiscard]] std::size_t rows_out(std::size_t experts) const {
     return std::min(static_cast<std::size_t>(method_.settings().groups), experts);
@@ -94,6 +108,11 @@ class device_merger final : public tensor_merger {
     std::size_t const label_at = result.place(rows * experts);
     std::size_t const totals_at = result.place(sizeof(merge_totals));
 
+    device_residuals coded = residual_places(method_.settings().residual, context.cols);
+    std::size_t const planes_at = result.place(rows * experts * static_cast<std::size_t>(coded.plane_bytes));
+    std::size_t const scales_at = result.place(rows * experts * static_cast<std::size_t>(coded.scale_count) * sizeof(bfloat16));
+    std::size_t const code_at = result.place(coded.scale_count == 0 ? 0 : rows * experts);
+
     device_lanes::taken const taken(*lanes_);
     device_lane& lane = *taken;
     cuda const& be = lane.be;
@@ -112,10 +131,14 @@ class device_merger final : public tensor_merger {
     merge_totals const none;
     std::memcpy(lane.up.data() + up, &none, sizeof none);
     be.to_device(lane.results.data() + totals_at, static_cast<std::byte const*>(lane.up.data() + up), sizeof none);
+    coded.planes = lane.results.data() + planes_at;
+    coded.scales = reinterpret_cast<bfloat16*>(lane.results.data() + scales_at);
+    coded.code = reinterpret_cast<residual_code*>(lane.results.data() + code_at);
     method_.block_operation().enqueue(be, context, source,
                                       {lane.results.data() + zero_at, most_extra == 0 ? nullptr : lane.results.data() + extra_at,
                                        static_cast<index_t>(most_extra), reinterpret_cast<std::uint8_t*>(lane.results.data() + label_at),
-                                       reinterpret_cast<merge_totals*>(lane.results.data() + totals_at)});
+                                       reinterpret_cast<merge_totals*>(lane.results.data() + totals_at)},
+                                      coded);
     be.to_host(lane.down.data(), static_cast<std::byte const*>(lane.results.data()), result.size());
     be.synchronize();
 
@@ -137,6 +160,9 @@ class device_merger final : public tensor_merger {
       std::memcpy(out.extra + static_cast<std::size_t>(out.extra_rows) * row_bytes, lane.down.data() + extra_at + r * most_extra * row_bytes,
                   used * row_bytes);
       out.extra_rows += static_cast<index_t>(used);
+    }
+    if (coded.scale_count > 0) {
+      append_residuals(coded, context.cols, lane.down.data() + planes_at, lane.down.data() + scales_at, lane.down.data() + code_at, rows * experts, *out.residual);
     }
     out.similarity += static_cast<std::int64_t>(totals.similarity);
     out.compared += static_cast<index_t>(totals.compared);

@@ -4,8 +4,6 @@
 
 #include <braid/backend/cpu/lanes.hpp>
 
-#include <cmath>
-
 BRAID_STRICT_FP_BEGIN
 BRAID_NAMESPACE_BEGIN
 namespace detail {
@@ -81,9 +79,10 @@ struct magnitude_sum {
 };
 
 /// A scale as it is stored. What overflows, or is below zero, is zero: then nothing is coded.
-inline bfloat16 stored_scale(float s) noexcept {
+BRAID_HD inline bfloat16 stored_scale(float s) noexcept {
   bfloat16 const rounded(s);
-  return s >= 0.0f && std::isfinite(static_cast<float>(rounded)) ? rounded : bfloat16(0.0f);
+  bool const finite = (rounded.bits & 0x7F80u) != 0x7F80u;
+  return s >= 0.0f && finite ? rounded : bfloat16(0.0f);
 }
 
 }  // namespace detail
