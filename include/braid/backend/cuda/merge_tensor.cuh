@@ -28,46 +28,16 @@ struct merge_tensor<cuda> {
     be.to_device(totals_there.data(), &totals, 1);
     op.enqueue(be, context, source,
                {reinterpret_cast<std::byte*>(pool), reinterpret_cast<std::byte*>(extra), most_extra, label.data(), totals_there.data()});
-    std::vector<std::uint8_t> labels(channels * experts);
-    be.to_host(labels.data(), static_cast<std::uint8_t const*>(label.data()), labels.size());
+    std::int32_t extra_rows = 0;
+    access::place(out, be, label.data(), &extra_rows);
     be.to_host(&totals, static_cast<detail::merge_totals const*>(totals_there.data()), 1);
     be.synchronize();
     if (totals.first_bad != ~0ull) { detail::report_nonfinite(be, context, source, static_cast<index_t>(totals.first_bad)); }
-
-    std::uint8_t* const index = access::index(out);
-    std::vector<std::int32_t> placed;  // slots of the further groups' rows that there are, in order
-    for (std::size_t c = 0; c < channels; ++c) {
-      std::uint8_t used = 0;
-      for (std::size_t e = 0; e < experts; ++e) {
-        std::uint8_t const g = labels[c * experts + e];
-        index[e * channels + c] = g;
-        used = std::max(used, g);
-      }
-      for (index_t g = 0; g < used; ++g) { placed.push_back(static_cast<std::int32_t>(static_cast<index_t>(c) * most_extra + g)); }
-    }
-    if (placed.size() != channels * static_cast<std::size_t>(most_extra)) { close_gaps(be, extra, placed, source.cols); }
-    access::finish(out, static_cast<index_t>(placed.size()),
+    access::close_gaps(out, be, extra_rows, most_extra);
+    access::finish(out, extra_rows,
                    totals.compared == 0 ? 1.0
                                         : static_cast<double>(static_cast<std::int64_t>(totals.similarity)) / merged_block::similarity_unit /
                                               static_cast<double>(totals.compared));
-  }
-
- private:
-  /// Moves rows together that channels with fewer groups have left apart.
-  template <class T>
-  static void close_gaps(cuda const& be, T* rows, std::vector<std::int32_t> const& placed, index_t cols) {
-    std::size_t done = 0;  // rows that are in their place already
-    while (done < placed.size() && static_cast<std::size_t>(placed[done]) == done) { ++done; }
-    std::size_t const moved = placed.size() - done;
-    if (moved == 0 || cols == 0) { return; }
-    device_buffer<std::int32_t> const from = be.make_buffer<std::int32_t>(moved);
-    device_buffer<T> const together = be.make_buffer<T>(moved * static_cast<std::size_t>(cols));
-    be.to_device(from.data(), placed.data() + done, moved);
-    be.for_each(static_cast<index_t>(moved) * cols, detail::gather_rows<T>{rows, from.data(), together.data(), cols, cols});
-    detail::check_cuda(cudaMemcpyAsync(rows + static_cast<index_t>(done) * cols, together.data(), together.size() * sizeof(T),
-                                       cudaMemcpyDeviceToDevice, be.stream()),
-                       "copying");
-    be.synchronize();
   }
 };
 
