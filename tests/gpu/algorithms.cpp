@@ -29,6 +29,7 @@ TEMPLATE_TEST_CASE("a tensor that goes to the device and back is the same, and s
       REQUIRE(found.rebuilt[e] == expected.memory);
     }
     REQUIRE(describe(found.back) == describe(t));
+    REQUIRE(describe(found.packed) == describe(t));
     REQUIRE(found.back.stored_bytes() == t.stored_bytes());
   }
 }

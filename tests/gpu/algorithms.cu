@@ -27,6 +27,32 @@ struct bits_at {
   BRAID_HD std::uint32_t operator()(index_t row, index_t col) const noexcept { return bits[row * cols + col]; }
 };
 
+/// A tensor on the device whose residuals come in slots of one size.
+template <class T>
+braid::grouped_tensor<T, braid::memory_space::device> in_slots(braid::grouped_tensor<T> const& t) {
+  braid::cuda const& be = executor();
+  braid::grouped_tensor<T, braid::memory_space::device> there(be, t);
+  auto const& code = braid::detail::grouped_tensor_access::codes(t);
+  if (code.empty()) { return there; }
+  index_t const plane_bytes = braid::residual_bytes(braid::residual_code::sign3, t.cols());
+  constexpr index_t scale_count = 3;
+  std::vector<std::byte> planes(code.size() * static_cast<std::size_t>(plane_bytes), std::byte{0xEE});
+  std::vector<braid::bfloat16> scales(code.size() * scale_count);
+  std::byte const* plane = t.planes().data();
+  braid::bfloat16 const* scale = t.scales().data();
+  for (std::size_t i = 0; i < code.size(); ++i) {
+    index_t const bytes = braid::residual_bytes(code[i], t.cols());
+    std::copy_n(plane, bytes, planes.data() + i * static_cast<std::size_t>(plane_bytes));
+    std::copy_n(scale, braid::residual_scales(code[i]), scales.data() + i * scale_count);
+    plane += bytes;
+    scale += braid::residual_scales(code[i]);
+  }
+  std::vector<braid::bfloat16> const column(t.column_scales().begin(), t.column_scales().end());
+  braid::detail::device_tensor_access::pack_residuals(there, be, braid::detail::upload(be, code), braid::detail::upload(be, planes), plane_bytes,
+                                                      braid::detail::upload(be, scales), scale_count, column);
+  return there;
+}
+
 }  // namespace
 
 template <class T>
@@ -42,6 +68,7 @@ device_copy<T> copied_to_device(braid::grouped_tensor<T> const& t, index_t strid
     found.rebuilt.push_back(downloaded(out));
   }
   found.back = there.to_host(be);
+  found.packed = in_slots(t).to_host(be);
   return found;
 }
 template device_copy<float> copied_to_device(braid::grouped_tensor<float> const&, index_t);

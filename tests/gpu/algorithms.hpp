@@ -13,6 +13,7 @@ template <class T>
 struct device_copy {
   std::vector<std::vector<std::byte>> rebuilt;  // of each expert, with gaps
   braid::grouped_tensor<T> back;
+  braid::grouped_tensor<T> packed;  // the same, but residuals came in slots of one size
 };
 /// @param stride  elements from row to row of what is rebuilt; gaps hold bytes of 0x5A
 template <class T>

@@ -34,8 +34,8 @@ TEMPLATE_TEST_CASE("experts with residuals are rebuilt as `extract` does", "[thr
       std::vector<std::int32_t> before(static_cast<std::size_t>(channels) + 1);
       algorithms::place_rows(policy, label.data(), channels, experts, index.data(), before.data());
       auto const numbers = algorithms::residual_numbers::of(cols);
-      std::vector<index_t> plane(code.size());
-      std::vector<index_t> scale(code.size());
+      std::vector<index_t> plane(code.size() + 1);
+      std::vector<index_t> scale(code.size() + 1);
       algorithms::place_residuals(policy, static_cast<braid::residual_code const*>(code.data()), static_cast<index_t>(code.size()), &numbers,
                                   plane.data(), scale.data());
       index_t planes = 0;
@@ -46,8 +46,8 @@ TEMPLATE_TEST_CASE("experts with residuals are rebuilt as `extract` does", "[thr
         planes += braid::residual_bytes(code[i], cols);
         scales += braid::residual_scales(code[i]);
       }
-      REQUIRE(placed);
-      algorithms::coded_rows const coded{code.data(),         plane.data(),
+      REQUIRE((placed && plane.back() == planes && scale.back() == scales));
+      algorithms::residual_index const coded{code.data(),         plane.data(),
                                          scale.data(),        t.planes().data(),
                                          t.scales().data(),   t.column_scales().empty() ? nullptr : t.column_scales().data(),
                                          &numbers};
@@ -57,10 +57,36 @@ TEMPLATE_TEST_CASE("experts with residuals are rebuilt as `extract` does", "[thr
         matrix expected = out;
         t.extract(static_cast<std::size_t>(e), {reinterpret_cast<element*>(expected.memory.data()), channels, cols, stride});
         algorithms::row_of_channel const row{index.data() + e * channels, before.data(), channels};
-        algorithms::rebuild_rows(policy, row, coded, e, experts, t.pool().data_handle(), channels, cols,
+        algorithms::rebuild_expert(policy, row, coded, e, experts, t.pool().data_handle(), channels, cols,
                                  reinterpret_cast<element*>(out.memory.data()), stride);
         REQUIRE(out.memory == expected.memory);
       }
+    };
+    run(thrust::seq);
+    run(thrust::tbb::par);
+  }
+}
+
+TEST_CASE("residuals that lie in slots are moved together", "[thrust]") {
+  random_source random(907);
+  for (int round = 0; round < 60; ++round) {
+    index_t const rows = random.between(0, 200);
+    index_t const of_slot = random.between(0, 40);
+    std::vector<index_t> begin{0};
+    std::vector<std::uint16_t> slots;
+    std::vector<std::uint16_t> expected;
+    for (index_t r = 0; r < rows; ++r) {
+      index_t const used = random.below(static_cast<int>(of_slot) + 1);
+      begin.push_back(begin.back() + used);
+      for (index_t i = 0; i < of_slot; ++i) {
+        slots.push_back(static_cast<std::uint16_t>(random.bits() & 0xFFFFu));
+        if (i < used) { expected.push_back(slots.back()); }
+      }
+    }
+    auto const run = [&](auto const& policy) {
+      std::vector<std::uint16_t> found(expected.size());
+      algorithms::pack_slots(policy, static_cast<std::uint16_t const*>(slots.data()), rows, of_slot, begin.data(), found.data());
+      REQUIRE(found == expected);
     };
     run(thrust::seq);
     run(thrust::tbb::par);

@@ -191,6 +191,16 @@ struct grouped_tensor_access {
     }
     t.column_ = t.scales_.empty() ? std::vector<bfloat16>{} : column;  // they scale nothing where no row has a residual
   }
+  /// Codes and columns' scales of residuals that lie elsewhere.
+  template <class T>
+  static void place_codes(braid::grouped_tensor<T>& t, std::vector<residual_code> code, std::vector<bfloat16> column) {
+    t.code_ = std::move(code);
+    t.column_ = std::move(column);
+  }
+  template <class T>
+  static std::vector<residual_code> const& codes(braid::grouped_tensor<T> const& t) noexcept {
+    return t.code_;
+  }
   template <class T>
   static void finish(braid::grouped_tensor<T>& t, index_t extra_rows, double similarity) noexcept {
     t.extra_rows_ = extra_rows;

@@ -4,7 +4,7 @@
 #include <braid/backend/cuda/algorithms/execution.cuh>
 #include <braid/backend/cuda/algorithms/gather_rows.cuh>
 #include <braid/backend/cuda/algorithms/place_rows.cuh>
-#include <braid/backend/cuda/device_residuals.cuh>
+#include <braid/backend/cuda/placed_residuals.cuh>
 #include <braid/method/grouped_tensor.hpp>
 
 BRAID_NAMESPACE_BEGIN
@@ -13,7 +13,7 @@ namespace detail {
 struct device_tensor_access;  // who may fill one
 }
 
-/// A merged tensor on a device: the pool of rows, the index and residuals in device memory; index and codes on the host as well.
+/// A merged tensor on a device: the pool of rows, the index and residuals in device memory, index and codes on the host as well.
 /// Otherwise as on the host.
 template <storage_element T>
 class grouped_tensor<T, memory_space::device> {
@@ -40,11 +40,16 @@ class grouped_tensor<T, memory_space::device> {
   [[nodiscard]] std::size_t expert_number(std::string_view name) const { return index_.expert_number(name); }
   /// The pool row of each channel of an expert, [channels].
   [[nodiscard]] std::vector<std::int32_t> rows(std::size_t expert) const { return index_.rows(expert); }
-  /// How the residual of an expert's row is stored.
+  /// How the residual of an expert's row is stored; none for rows of the pool as they are.
   [[nodiscard]] residual_code residual(std::size_t expert, index_t channel) const noexcept { return index_.residual(expert, channel); }
-  /// Bytes of pool, index and residuals.
+  /// Scales of the residuals' columns, [cols], in host memory; empty: all one.
+  [[nodiscard]] std::span<bfloat16 const> column_scales() const noexcept { return index_.column_scales(); }
+  /// The packed residuals and their scales, channel by channel, expert by expert.
+  [[nodiscard]] device_buffer<std::byte> const& planes() const noexcept { return residuals_.planes(); }
+  [[nodiscard]] device_buffer<bfloat16> const& scales() const noexcept { return residuals_.scales(); }
+  /// Bytes of pool, index, residuals and their columns' scales; the codes where they differ.
   [[nodiscard]] std::size_t stored_bytes() const noexcept {
-    return static_cast<std::size_t>(pool_rows() * cols_) * sizeof(T) + index_.stored_bytes();
+    return static_cast<std::size_t>(pool_rows() * cols_) * sizeof(T) + index_.stored_bytes() + planes().size() + scales().size() * sizeof(bfloat16);
   }
 
   /// Rebuilds an expert's weight [channels, cols] in device memory, residuals of any code included: one kernel. Enqueues. The same
@@ -62,7 +67,7 @@ class grouped_tensor<T, memory_space::device> {
         detail::gather_rows(policy, row, reinterpret_cast<std::byte const*>(pool_.data()), cols_ * element, channels(), cols_ * element,
                             reinterpret_cast<std::byte*>(out.data_handle()), out.stride(0) * element);
       } else {
-        detail::rebuild_rows(policy, row, residuals_.rows(), static_cast<index_t>(expert), static_cast<index_t>(experts().size()),
+        detail::rebuild_expert(policy, row, residuals_.index(), static_cast<index_t>(expert), static_cast<index_t>(experts().size()),
                              static_cast<T const*>(pool_.data()), channels(), cols_, out.data_handle(), out.stride(0));
       }
     });
@@ -79,7 +84,7 @@ class grouped_tensor<T, memory_space::device> {
   device_buffer<T> pool_;
   device_buffer<std::uint8_t> group_;   // [experts, channels]
   device_buffer<std::int32_t> before_;  // [channels + 1]; see place_rows
-  detail::device_residuals residuals_;
+  detail::placed_residuals residuals_;
 };
 
 namespace detail {
@@ -92,7 +97,7 @@ struct device_tensor_access {
                     index_t cols, index_t most_groups) {
     (void)grouped_tensor_access::reshape(t.index_, std::move(names), channels, 0, 1);
     t.cols_ = cols;
-    t.residuals_ = device_residuals{};
+    t.residuals_ = placed_residuals{};
     auto const room = [&]<class E>(device_buffer<E>& buffer, std::size_t need) {
       if (need <= buffer.size()) { return; }
       buffer = device_buffer<E>{};  // gives the old room back first
@@ -139,30 +144,24 @@ struct device_tensor_access {
     });
   }
 
-  /// The index and the residuals of a tensor of host memory; `reshape` has to come before, `finish` to follow. Waits.
+  /// Codes [channels, experts] and the residuals that they announce, one behind the other. Enqueues.
   template <class T>
-  static void place(braid::grouped_tensor<T, memory_space::device>& t, cuda const& be, braid::grouped_tensor<T> const& host) {
-    auto const channels = static_cast<std::size_t>(host.channels());
-    std::size_t const experts = host.experts().size();
-    residual_block all;
-    std::vector<std::uint8_t> label;
-    bool coded = false;
-    for (std::size_t c = 0; c < channels; ++c) {
-      for (std::size_t e = 0; e < experts; ++e) {
-        label.push_back(static_cast<std::uint8_t>(host.group(e, static_cast<index_t>(c))));
-        all.code.push_back(host.residual(e, static_cast<index_t>(c)));
-        coded = coded || all.code.back() != residual_code::none;
-      }
-    }
-    auto const there = upload(be, label);
-    std::int32_t extra = 0;
-    place(t, be, there.data(), &extra);
-    be.synchronize();
-    if (!coded) { return; }
-    t.residuals_ = device_residuals(be, all.code, host.planes(), host.scales(), host.column_scales(), t.cols_);
-    all.planes.assign(host.planes().begin(), host.planes().end());
-    all.scales.assign(host.scales().begin(), host.scales().end());
-    grouped_tensor_access::place_residuals(t.index_, {all}, {host.column_scales().begin(), host.column_scales().end()});
+  static void place_residuals(braid::grouped_tensor<T, memory_space::device>& t, cuda const& be, std::vector<residual_code> code,
+                              device_buffer<std::byte> planes, device_buffer<bfloat16> scales, std::vector<bfloat16> const& column) {
+    auto there = upload(be, code);
+    bool const any = scales.size() > 0;
+    grouped_tensor_access::place_codes(t.index_, std::move(code), any ? column : std::vector<bfloat16>{});
+    if (any) { t.residuals_ = placed_residuals(be, std::move(there), std::move(planes), std::move(scales), upload(be, column), t.cols_); }
+  }
+
+  /// The same for residuals that coding has left in slots, [channels, experts] of `plane_bytes` and `scale_count`. Waits.
+  template <class T>
+  static void pack_residuals(braid::grouped_tensor<T, memory_space::device>& t, cuda const& be, device_buffer<residual_code> code,
+                             device_buffer<std::byte> planes, index_t plane_bytes, device_buffer<bfloat16> scales, index_t scale_count,
+                             std::vector<bfloat16> const& column) {
+    t.residuals_ = placed_residuals::from_slots(be, std::move(code), std::move(planes), plane_bytes, std::move(scales), scale_count,
+                                                upload(be, column), t.cols_);
+    grouped_tensor_access::place_codes(t.index_, download(be, t.residuals_.code()), t.residuals_.empty() ? std::vector<bfloat16>{} : column);
   }
 
   template <class T>
@@ -179,7 +178,21 @@ grouped_tensor<T, memory_space::device>::grouped_tensor(cuda const& be, grouped_
   index_t const most = host.channels() == 0 ? 1 : (host.pool_rows() + host.channels() - 1) / host.channels();
   T* const pool = access::reshape(*this, be, host.experts(), host.channels(), host.cols(), most);
   be.to_device(pool, host.pool().data_handle(), static_cast<std::size_t>(host.pool().size()));
-  access::place(*this, be, host);
+  std::vector<std::uint8_t> label;
+  for (index_t c = 0; c < host.channels(); ++c) {
+    for (std::size_t e = 0; e < host.experts().size(); ++e) { label.push_back(static_cast<std::uint8_t>(host.group(e, c))); }
+  }
+  auto const label_there = detail::upload(be, label);
+  std::int32_t extra = 0;
+  access::place(*this, be, label_there.data(), &extra);
+  auto const& code = detail::grouped_tensor_access::codes(host);
+  if (!code.empty()) {
+    auto planes = be.make_buffer<std::byte>(host.planes().size());
+    auto scales = be.make_buffer<bfloat16>(host.scales().size());
+    be.to_device(planes.data(), host.planes().data(), host.planes().size());
+    be.to_device(scales.data(), host.scales().data(), host.scales().size());
+    access::place_residuals(*this, be, code, std::move(planes), std::move(scales), {host.column_scales().begin(), host.column_scales().end()});
+  }
   access::finish(*this, host.pool_rows() - host.channels(), host.similarity());
   be.synchronize();
 }
@@ -191,20 +204,18 @@ grouped_tensor<T> grouped_tensor<T, memory_space::device>::to_host(cuda const& b
   std::byte* const pool = access::reshape(host, experts(), channels(), cols_, channels() == 0 ? 1 : (pool_rows() + channels() - 1) / channels());
   be.to_host(reinterpret_cast<T*>(pool), static_cast<T const*>(pool_.data()), static_cast<std::size_t>(pool_rows() * cols_));
   std::uint8_t* to = access::index(host);
-  residual_block all;
   for (std::size_t e = 0; e < experts().size(); ++e) {
     for (index_t c = 0; c < channels(); ++c) { *to++ = static_cast<std::uint8_t>(group(e, c)); }
   }
-  if (!residuals_.empty()) {
-    for (index_t c = 0; c < channels(); ++c) {
-      for (std::size_t e = 0; e < experts().size(); ++e) { all.code.push_back(residual(e, c)); }
-    }
-    all.planes.assign(index_.planes().begin(), index_.planes().end());
-    all.scales.assign(index_.scales().begin(), index_.scales().end());
-    access::place_residuals(host, {all}, {index_.column_scales().begin(), index_.column_scales().end()});
-  }
   access::finish(host, pool_rows() - channels(), similarity());
+  residual_block coded;
+  coded.planes.resize(planes().size());
+  coded.scales.resize(scales().size());
+  be.to_host(coded.planes.data(), static_cast<std::byte const*>(planes().data()), planes().size());
+  be.to_host(coded.scales.data(), static_cast<bfloat16 const*>(scales().data()), scales().size());
+  coded.code = access::codes(index_);
   be.synchronize();
+  if (!coded.code.empty()) { access::place_residuals(host, {std::move(coded)}, {column_scales().begin(), column_scales().end()}); }
   return host;
 }
 

@@ -5,10 +5,7 @@
 
 #include <braid/backend/cpu/residual_kernels.hpp>
 #include <braid/backend/cuda/algorithms/gather_rows.cuh>
-#include <braid/residual/code.hpp>
-#include <braid/residual/detail/trellis_table.hpp>
-
-#include <thrust/transform_scan.h>
+#include <braid/backend/cuda/algorithms/place_residuals.cuh>
 
 BRAID_STRICT_FP_BEGIN
 BRAID_NAMESPACE_BEGIN
@@ -17,28 +14,8 @@ namespace detail {
 /// Columns that an item rebuilds: whole bytes of every code but the ternary one.
 inline constexpr int rebuilt_columns = 8;
 
-/// Bytes and scales of a row with each code, and the values of the trellises' states.
-struct residual_numbers {
-  index_t bytes[residual_codes];
-  index_t scales[residual_codes];
-  std::int8_t trellis[2][256];
-
-  static residual_numbers of(index_t cols) noexcept {
-    residual_numbers n{};
-    for (int c = 0; c < residual_codes; ++c) {
-      n.bytes[c] = residual_bytes(static_cast<residual_code>(c), cols);
-      n.scales[c] = residual_scales(static_cast<residual_code>(c));
-    }
-    for (int s = 0; s < 256; ++s) {
-      n.trellis[0][s] = trellis_table<1>[s];
-      n.trellis[1][s] = trellis_table<2>[s];
-    }
-    return n;
-  }
-};
-
-/// Residuals of a tensor.
-struct coded_rows {
+/// Residuals of a tensor, one row's behind the other's.
+struct residual_index {
   residual_code const* code = nullptr;     // [channels, experts]
   index_t const* plane_begin = nullptr;    // [channels, experts]
   index_t const* scale_begin = nullptr;    // [channels, experts]
@@ -47,26 +24,6 @@ struct coded_rows {
   bfloat16 const* column = nullptr;        // [cols], or null: nothing to multiply by
   residual_numbers const* numbers = nullptr;
 };
-
-struct bytes_of_code {
-  residual_numbers const* numbers;
-  BRAID_HD index_t operator()(residual_code c) const noexcept { return numbers->bytes[static_cast<int>(c)]; }
-};
-struct scales_of_code {
-  residual_numbers const* numbers;
-  BRAID_HD index_t operator()(residual_code c) const noexcept { return numbers->scales[static_cast<int>(c)]; }
-};
-
-/// Where each row's planes and scales begin, for rows one behind the other.
-/// @param code         [rows]
-/// @param plane_begin  [rows]
-/// @param scale_begin  [rows]
-template <class Policy>
-void place_residuals(Policy const& policy, residual_code const* code, index_t rows, residual_numbers const* numbers, index_t* plane_begin,
-                     index_t* scale_begin) {
-  thrust::transform_exclusive_scan(policy, code, code + rows, plane_begin, bytes_of_code{numbers}, index_t{0}, thrust::plus<index_t>());
-  thrust::transform_exclusive_scan(policy, code, code + rows, scale_begin, scales_of_code{numbers}, index_t{0}, thrust::plus<index_t>());
-}
 
 /// With bit `sign` of `bits` set, minus `x`.
 BRAID_HD inline float with_sign(float x, std::uint32_t bits, int sign) noexcept {
@@ -167,7 +124,7 @@ struct rebuild_columns {
   index_t experts;
   bool aligned;  // rows begin on an item's bytes, and are whole items
   RowOf row_of;
-  coded_rows coded;
+  residual_index coded;
 
   BRAID_HD void operator()(index_t i) const noexcept {
     using unit = row_unit<(sizeof(T) == 1 ? 8 : 16)>;
@@ -209,7 +166,7 @@ struct rebuild_columns {
 /// @param pool       [rows, cols]
 /// @param to         [channels, cols], `to_stride` elements from row to row
 template <class Policy, class T, class RowOf>
-void rebuild_rows(Policy const& policy, RowOf const& row_of, coded_rows const& coded, index_t expert, index_t experts, T const* pool,
+void rebuild_expert(Policy const& policy, RowOf const& row_of, residual_index const& coded, index_t expert, index_t experts, T const* pool,
                   index_t channels, index_t cols, T* to, index_t to_stride) {
   if (channels == 0 || cols == 0) { return; }
   constexpr std::uintptr_t unit = sizeof(T) == 1 ? 8 : 16;
