@@ -8,7 +8,7 @@
 BRAID_NAMESPACE_BEGIN
 namespace detail {
 
-__device__ inline float widen_any(dtype type, std::byte const* p) noexcept {
+BRAID_HD inline float widen_any(dtype type, std::byte const* p) noexcept {
   switch (type) {
     case dtype::bf16: return static_cast<float>(*reinterpret_cast<bfloat16 const*>(p));
     case dtype::f16: return static_cast<float>(*reinterpret_cast<float16 const*>(p));
@@ -46,10 +46,10 @@ struct any_rows {
     matrix = width == 0 ? 0 : tensor.cols * width * element;
   }
 
-  __device__ std::byte const* row(index_t channel) const noexcept {
+  BRAID_HD std::byte const* row(index_t channel) const noexcept {
     return width == 0 ? data + channel * stride : data + channel / width * matrix + channel % width * stride;
   }
-  __device__ float at(std::byte const* row, index_t col) const noexcept { return widen_any(type, row + col * step); }
+  BRAID_HD float at(std::byte const* row, index_t col) const noexcept { return widen_any(type, row + col * step); }
 };
 
 }  // namespace detail

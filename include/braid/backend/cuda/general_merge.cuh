@@ -4,6 +4,8 @@
 /// are columns, more than ten experts, very long rows, policies that rank inside a row, and clusterings and similarities
 /// that are host code. The device measures, the host's threads cluster, the device merges; a run of channels at a time.
 
+#include <braid/backend/cuda/algorithms/execution.cuh>
+#include <braid/backend/cuda/algorithms/rank_rows.cuh>
 #include <braid/backend/cuda/device_merged.cuh>
 #include <braid/backend/cuda/general_gram.cuh>
 #include <braid/backend/cuda/row_statistics.cuh>
@@ -74,22 +76,23 @@ class row_plans {
     auto const rows = static_cast<std::size_t>(count * experts);
     std::vector<plan_type> plans;
     plans.reserve(rows);
-    auto const blocks = static_cast<unsigned>(rows);
     if constexpr (Prune::measures == statistic::row_cut) {
       index_t const keep = prune.keep_count(cols);
       std::vector<magnitude_cut> cuts(rows, keep <= 0 ? magnitude_cut{0xFFFFFFFFu, -1} : magnitude_cut{0u, cols});
       if (keep > 0 && keep < cols) {
         device_buffer<magnitude_cut> const there = be.make_buffer<magnitude_cut>(rows);
-        find_row_cuts<<<blocks, 256, 0, be.stream()>>>(static_cast<any_rows const*>(models.data()), experts, cols, first, keep, there.data());
+        find_row_cuts<<<static_cast<unsigned>(rows), 256, 0, be.stream()>>>(static_cast<any_rows const*>(models.data()), experts, cols, first, keep, there.data());
         check_cuda(cudaGetLastError(), "starting a selection");
         cuts = download(be, there);
       }
       for (std::size_t i = 0; i < rows; ++i) { plans.push_back(prune.plan(context.keys[i % static_cast<std::size_t>(experts)], cuts[i])); }
     } else {
       ranks_ = be.make_buffer<std::uint32_t>(rows * static_cast<std::size_t>(cols));
-      device_buffer<std::uint32_t> const room = be.make_buffer<std::uint32_t>(4 * rows * static_cast<std::size_t>(cols));
-      find_row_ranks<<<blocks, 256, 0, be.stream()>>>(static_cast<any_rows const*>(models.data()), experts, cols, first, room.data(), ranks_.data());
-      check_cuda(cudaGetLastError(), "starting a sort");
+      device_buffer<std::uint64_t> const key = be.make_buffer<std::uint64_t>(ranks_.size());
+      device_buffer<std::uint32_t> const column = be.make_buffer<std::uint32_t>(ranks_.size());
+      run_algorithm(be, "ranking rows", [&](auto const& policy) {
+        rank_rows(policy, delta_magnitude{models.data(), experts, first}, static_cast<index_t>(rows), cols, key.data(), column.data(), ranks_.data());
+      });
       for (std::size_t i = 0; i < rows; ++i) {
         plans.push_back(prune.plan(context.keys[i % static_cast<std::size_t>(experts)],
                                    magnitude_ranks{ranks_.data() + i * static_cast<std::size_t>(cols), cols}));
@@ -157,7 +160,7 @@ void general_merge(cuda const& be, Prune const& prune, Similarity const& similar
 
   // A run of channels needs room for its dot products, and for ranks.
   constexpr index_t room = index_t{256} << 20;
-  index_t const of_channel = tile_pair(experts, 0) * 5 + experts * (64 + (Prune::measures == statistic::row_ranks ? 20 * source.cols : 0));
+  index_t const of_channel = tile_pair(experts, 0) * 5 + experts * (64 + (Prune::measures == statistic::row_ranks ? 28 * source.cols : 0));
   index_t const most = std::max<index_t>(1, std::min<index_t>(room / of_channel, 1 << 20));
   constexpr unsigned threads = 128;
   std::size_t const shared = static_cast<std::size_t>(threads) * static_cast<std::size_t>(experts) * sizeof(float);

@@ -4,6 +4,7 @@
 #include <braid/backend/cuda/merge_channels.cuh>
 
 #include <algorithm>
+#include <utility>
 
 BRAID_NAMESPACE_BEGIN
 namespace ops {
@@ -40,74 +41,19 @@ struct merge_tensor<cuda> {
     }
     op.enqueue(be, context, source,
                {reinterpret_cast<std::byte*>(pool), reinterpret_cast<std::byte*>(extra), most_extra, label.data(), totals_there.data()}, coded);
-    std::vector<std::uint8_t> labels(channels * experts);
-    be.to_host(labels.data(), static_cast<std::uint8_t const*>(label.data()), labels.size());
+    std::int32_t extra_rows = 0;
+    access::place(out, be, label.data(), &extra_rows);
     be.to_host(&totals, static_cast<detail::merge_totals const*>(totals_there.data()), 1);
     be.synchronize();
     if (totals.first_bad != ~0ull) { detail::report_nonfinite(be, context, source, static_cast<index_t>(totals.first_bad)); }
-
-    std::uint8_t* const index = access::index(out);
-    std::vector<std::int32_t> placed;  // slots of the further groups' rows that there are, in order
-    for (std::size_t c = 0; c < channels; ++c) {
-      std::uint8_t used = 0;
-      for (std::size_t e = 0; e < experts; ++e) {
-        std::uint8_t const g = labels[c * experts + e];
-        index[e * channels + c] = g;
-        used = std::max(used, g);
-      }
-      for (index_t g = 0; g < used; ++g) { placed.push_back(static_cast<std::int32_t>(static_cast<index_t>(c) * most_extra + g)); }
+    if (codes_anything(op.residual)) {
+      access::pack_residuals(out, be, std::move(code), std::move(planes), coded.plane_bytes, std::move(scales), coded.scale_count, context.column);
     }
-    if (codes_anything(op.residual)) { place_residuals(be, coded, detail::download(be, code), context.column, source.cols, out); }
-    if (placed.size() != channels * static_cast<std::size_t>(most_extra)) { close_gaps(be, extra, placed, source.cols); }
-    access::finish(out, static_cast<index_t>(placed.size()),
+    access::close_gaps(out, be, extra_rows, most_extra);
+    access::finish(out, extra_rows,
                    totals.compared == 0 ? 1.0
                                         : static_cast<double>(static_cast<std::int64_t>(totals.similarity)) / merged_block::similarity_unit /
                                               static_cast<double>(totals.compared));
-  }
-
- private:
-  /// Residuals from a place for every row to one behind the other.
-  template <class T>
-  static void place_residuals(cuda const& be, detail::device_residuals const& coded, std::vector<residual_code> code, std::vector<bfloat16> const& column,
-                              index_t cols, grouped_tensor<T, memory_space::device>& out) {
-    std::vector<std::int64_t> slot;
-    std::vector<std::int64_t> plane{0};
-    std::vector<std::int64_t> scale{0};
-    for (std::size_t i = 0; i < code.size(); ++i) {
-      if (code[i] == residual_code::none) { continue; }
-      slot.push_back(static_cast<std::int64_t>(i));
-      plane.push_back(plane.back() + residual_bytes(code[i], cols));
-      scale.push_back(scale.back() + residual_scales(code[i]) * static_cast<std::int64_t>(sizeof(bfloat16)));
-    }
-    auto planes = be.make_buffer<std::byte>(static_cast<std::size_t>(plane.back()));
-    auto scales = be.make_buffer<bfloat16>(static_cast<std::size_t>(scale.back()) / sizeof(bfloat16));
-    auto const slot_there = detail::upload(be, slot);
-    auto const plane_there = detail::upload(be, plane);
-    auto const scale_there = detail::upload(be, scale);
-    auto const rows = static_cast<index_t>(slot.size());
-    be.for_each(rows * coded.plane_bytes, detail::gather_residuals{coded.planes, coded.plane_bytes, slot_there.data(), plane_there.data(), planes.data()});
-    index_t const of_scales = coded.scale_count * static_cast<index_t>(sizeof(bfloat16));
-    be.for_each(rows * of_scales, detail::gather_residuals{reinterpret_cast<std::byte const*>(coded.scales), of_scales, slot_there.data(), scale_there.data(),
-                                                          reinterpret_cast<std::byte*>(scales.data())});
-    be.synchronize();
-    detail::device_tensor_access::place_residuals(out, std::move(code), std::move(planes), std::move(scales), column);
-  }
-
-  /// Moves rows together that channels with fewer groups have left apart.
-  template <class T>
-  static void close_gaps(cuda const& be, T* rows, std::vector<std::int32_t> const& placed, index_t cols) {
-    std::size_t done = 0;  // rows that are in their place already
-    while (done < placed.size() && static_cast<std::size_t>(placed[done]) == done) { ++done; }
-    std::size_t const moved = placed.size() - done;
-    if (moved == 0 || cols == 0) { return; }
-    device_buffer<std::int32_t> const from = be.make_buffer<std::int32_t>(moved);
-    device_buffer<T> const together = be.make_buffer<T>(moved * static_cast<std::size_t>(cols));
-    be.to_device(from.data(), placed.data() + done, moved);
-    be.for_each(static_cast<index_t>(moved) * cols, detail::gather_rows<T>{rows, from.data(), together.data(), cols, cols});
-    detail::check_cuda(cudaMemcpyAsync(rows + static_cast<index_t>(done) * cols, together.data(), together.size() * sizeof(T),
-                                       cudaMemcpyDeviceToDevice, be.stream()),
-                       "copying");
-    be.synchronize();
   }
 };
 

@@ -6,6 +6,8 @@
 #include <braid/backend/cpu/method_blocks.hpp>
 #include <braid/backend/cpu/tensor_gram.hpp>
 #include <braid/backend/cuda.cuh>
+#include <braid/backend/cuda/algorithms/execution.cuh>
+#include <braid/backend/cuda/algorithms/find_element.cuh>
 #include <braid/backend/cuda/any_rows.cuh>
 #include <braid/backend/cuda/block_inputs.cuh>
 #include <braid/backend/cuda/map_kernel.cuh>
@@ -202,18 +204,6 @@ void map_elements(device_method_workspace& work, channel_block const& block, ind
   }
 }
 
-/// Lowest element that is NaN or infinite.
-struct find_nonfinite_element {
-  std::byte const* data;
-  dtype type;
-  unsigned long long* first;
-  __device__ void operator()(index_t i) const noexcept {
-    if ((__float_as_uint(widen_element(data + i * bytes_of(type), type)) & 0x7F800000u) == 0x7F800000u) {
-      atomicMin(first, static_cast<unsigned long long>(i));
-    }
-  }
-};
-
 }  // namespace detail
 
 namespace ops {
@@ -236,14 +226,12 @@ struct tensor_blocks<cuda> {
   /// Throws `nonfinite_found` where `rows` packed rows hold NaN or infinity. Waits.
   static void check_rows(std::byte const* data, dtype type, index_t first, index_t rows, index_t cols, workspace& work) {
     cuda const& be = work.executor();
-    auto const there = be.make_buffer<unsigned long long>(1);
-    unsigned long long found = ~0ull;
-    be.to_device(there.data(), &found, 1);
-    be.for_each(rows * cols, detail::find_nonfinite_element{data, type, there.data()});
-    be.to_host(&found, static_cast<unsigned long long const*>(there.data()), 1);
-    be.synchronize();
-    if (found == ~0ull) { return; }
-    auto const at = static_cast<index_t>(found);
+    index_t const elements = rows * cols;
+    index_t at = elements;
+    detail::run_algorithm(be, "looking for NaN", [&](auto const& policy) {
+      detail::visit_dtype(type, [&]<class T>(T*) { at = detail::first_nonfinite(policy, reinterpret_cast<T const*>(data), elements); });
+    });
+    if (at == elements) { return; }
     std::byte one[4];
     be.to_host(one, data + static_cast<std::size_t>(at) * size_of(type), size_of(type));
     be.synchronize();

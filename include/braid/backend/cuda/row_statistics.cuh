@@ -21,6 +21,20 @@ struct magnitude_row {
   }
 };
 
+/// The bits of the magnitude of an expert's delta; rows are [channels, experts].
+struct delta_magnitude {
+  any_rows const* models;
+  int experts;
+  index_t first;
+
+  BRAID_HD std::uint32_t operator()(index_t row, index_t col) const noexcept {
+    index_t const channel = first + row / experts;
+    any_rows const& expert = models[1 + row % experts];
+    float const delta = expert.at(expert.row(channel), col) - models->at(models->row(channel), col);
+    return bits_as<std::uint32_t>(delta) & 0x7FFFFFFFu;
+  }
+};
+
 /// The threads' sum of `x`, and the sum of those of lower threads. 256 threads.
 struct block_scan {
   std::uint32_t before;

@@ -2,6 +2,8 @@
 
 /// Starts the kernels that sum over rows.
 
+#include <braid/backend/cuda/algorithms/add_rows.cuh>
+#include <braid/backend/cuda/algorithms/execution.cuh>
 #include <braid/backend/cuda/method_blocks.cuh>
 #include <braid/backend/cuda/sum_kernel.cuh>
 
@@ -66,12 +68,10 @@ device_row_sums sum_rows(device_method_workspace& work, channel_block const& blo
 inline std::vector<double> total_sums(device_method_workspace& work, device_row_sums const& sums, index_t rows) {
   cuda const& be = work.executor();
   current_device const current(be.device());
-  constexpr index_t of_block = 256;
-  auto const blocks = static_cast<std::uint32_t>((rows + of_block - 1) / of_block);
-  device_buffer<double> const there = be.make_buffer<double>(static_cast<std::size_t>(blocks) * sums.sums);
-  std::uint32_t const count = blocks * sums.sums;
-  add_rows_kernel<<<(count + 31) / 32, 32, 0, be.stream()>>>(sums.rows.data(), rows, sums.sums, blocks, there.data());
-  check_cuda(cudaGetLastError(), "starting a sum");
+  device_buffer<double> const there = be.make_buffer<double>(static_cast<std::size_t>(blocks_of_rows(rows)) * sums.sums);
+  run_algorithm(be, "adding rows", [&](auto const& policy) {
+    add_rows(policy, static_cast<float const*>(sums.rows.data()), rows, static_cast<index_t>(sums.sums), there.data());
+  });
   std::vector<double> const partial = download(be, there);
   work.finish();
   std::vector<double> total(sums.sums, 0.0);

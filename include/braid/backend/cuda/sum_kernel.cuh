@@ -105,19 +105,6 @@ BRAID_KERNEL void segment_sums_many_kernel(__grid_constant__ sum_arguments<F, Mo
   rows[i] = total;
 }
 
-/// blocks[block, sum] = the sum in float64 of 256 rows, in order.
-[[maybe_unused]] BRAID_KERNEL void add_rows_kernel(float const* rows, index_t channels, std::uint32_t sums, std::uint32_t blocks, double* out) {
-  std::uint32_t const i = blockIdx.x * blockDim.x + threadIdx.x;
-  if (i >= blocks * sums) { return; }
-  constexpr index_t of_block = 256;
-  index_t const first = static_cast<index_t>(i / sums) * of_block;
-  index_t const last = first + of_block < channels ? first + of_block : channels;
-  double total = 0.0;
-#pragma unroll 16
-  for (index_t r = first; r < last; ++r) { total += static_cast<double>(rows[r * sums + i % sums]); }
-  out[i] = total;
-}
-
 /// Terms of the Gram matrix: its lower triangle.
 struct gram_sum {
   BRAID_HD static constexpr int sums(int n) noexcept { return n * (n + 1) / 2; }

@@ -2,6 +2,8 @@
 
 /// Measures of whole tensors in device memory, taken before the merge by the policies that need them.
 
+#include <braid/backend/cuda/algorithms/add_rows.cuh>
+#include <braid/backend/cuda/algorithms/execution.cuh>
 #include <braid/backend/cuda/any_rows.cuh>
 #include <braid/backend/cuda/lane_gram.cuh>
 #include <braid/backend/cuda/nonfinite.cuh>
@@ -11,9 +13,6 @@
 
 BRAID_NAMESPACE_BEGIN
 namespace detail {
-
-/// Channels whose squared lengths are added first, as on the CPU.
-inline constexpr index_t device_measure_rows = 256;
 
 /// squared[channel, expert] = the squared length of a delta in the one order of sums. Half a warp takes an expert.
 template <class Rows>
@@ -107,16 +106,12 @@ struct delta_norms<cuda> {
       detail::squared_lengths<<<static_cast<unsigned>(tensor.channels), threads, 0, be.stream()>>>(
           static_cast<detail::any_rows const*>(models.data()), static_cast<int>(experts), tensor.cols, static_cast<float const*>(root.data()), there.data());
       detail::check_cuda(cudaGetLastError(), "starting a measuring pass");
-      auto const squared = detail::download(be, there);
-      index_t const rows = detail::device_measure_rows;
-      for (index_t first = 0; first < tensor.channels; first += rows) {
-        std::vector<double> block(experts, 0.0);
-        index_t const last = first + rows < tensor.channels ? first + rows : tensor.channels;
-        for (std::size_t i = static_cast<std::size_t>(first) * experts; i < static_cast<std::size_t>(last) * experts; ++i) {
-          block[i % experts] += static_cast<double>(squared[i]);
-        }
-        for (std::size_t e = 0; e < experts; ++e) { norms[e] += block[e]; }
-      }
+      auto const sums = be.make_buffer<double>(static_cast<std::size_t>(detail::blocks_of_rows(tensor.channels)) * experts);
+      detail::run_algorithm(be, "adding rows", [&](auto const& policy) {
+        detail::add_rows(policy, static_cast<float const*>(there.data()), tensor.channels, static_cast<index_t>(experts), sums.data());
+      });
+      auto const of_blocks = detail::download(be, sums);
+      for (std::size_t i = 0; i < of_blocks.size(); ++i) { norms[i % experts] += of_blocks[i]; }
     }
     for (double& n : norms) { n = std::isfinite(n) ? std::sqrt(n) : 0.0; }
     return norms;

@@ -33,7 +33,6 @@ class value_selector {
     auto const streams = static_cast<std::size_t>(Values::streams(static_cast<int>(block_.experts.size())));
     index_t const elements = block_.rows * cols_;
     std::vector<stream_selection> found(streams);
-    constexpr int shifts[] = {20, 10, 0};
     for (int const shift : shifts) {
       auto const counts = count(found, shift);
       for (std::size_t s = 0; s < streams; ++s) {
@@ -43,7 +42,7 @@ class value_selector {
           f.open = f.wanted > 0 && (f.wanted < elements || last_only_);
           f.left = static_cast<std::uint64_t>(f.wanted);
         }
-        if (f.open) { narrow(f, counts.data() + s * count_bins, bits_of_pass(shift)); }
+        if (f.open) { narrow(f, counts.data() + s * count_bins, bits_of_pass(shift), order_); }
       }
       if (std::none_of(found.begin(), found.end(), [](stream_selection const& f) { return f.open; })) { break; }
     }
@@ -53,13 +52,15 @@ class value_selector {
     return cuts;
   }
 
- private:
+  // The pieces, for selections over several tensors.
+
+  static constexpr int shifts[3] = {20, 10, 0};  // of the passes
   static constexpr int bits_of_pass(int shift) noexcept { return shift == 20 ? 11 : 10; }
 
   /// Finds the bin in which the last element that is taken lies.
-  void narrow(stream_selection& f, unsigned long long const* counts, int bits) const noexcept {
+  static void narrow(stream_selection& f, unsigned long long const* counts, int bits, radix_select::order order) noexcept {
     std::uint32_t const last = (1u << bits) - 1u;
-    bool const down = order_ == radix_select::order::largest;
+    bool const down = order == radix_select::order::largest;
     std::uint32_t step = 0;
     auto const bin = [&] { return down ? last - step : step; };
     for (; step < last && counts[bin()] < f.left; ++step) { f.left -= counts[bin()]; }
@@ -67,27 +68,13 @@ class value_selector {
     f.bits = f.bits << bits | bin();
   }
 
-  [[nodiscard]] magnitude_cut cut_of(stream_selection const& f, index_t elements) const noexcept {
-    bool const largest = order_ == radix_select::order::largest;
-    if (f.wanted == 0) { return {largest ? 0xFFFFFFFFu : 0u, -1}; }
-    if (!f.open) { return {largest ? 0u : 0x7FFFFFFFu, elements}; }
-    return {f.bits, elements};
-  }
-
-  template <int Most>
-  count_arguments<Values, Most> arguments(std::vector<stream_selection> const& found, bool by_row) const {
-    count_arguments<Values, Most> a{inputs_of<Most>(block_, cols_, {what_, false, by_row || Values::by_row}), 0, 0, 0, 0, {}, nullptr, values_};
-    for (std::size_t s = 0; s < found.size(); ++s) { a.prefix[s] = found[s].bits; }
-    return a;
-  }
-
-  [[nodiscard]] std::vector<unsigned long long> count(std::vector<stream_selection> const& found, int shift) const {
+  /// Adds what a pass over the tensor counts. Enqueues.
+  /// @param counts  [streams, count_bins], then [streams]: zeros
+  void add_counts(std::vector<stream_selection> const& found, int shift, unsigned long long* counts) const {
     cuda const& be = work_.executor();
     current_device const current(be.device());
     auto const n = static_cast<int>(block_.experts.size());
     std::size_t const size = found.size() * (count_bins + 1);
-    device_buffer<unsigned long long> const there = be.make_buffer<unsigned long long>(size);
-    check_cuda(cudaMemsetAsync(there.data(), 0, size * sizeof(unsigned long long), be.stream()), "clearing counts");
     int processors = 0;
     check_cuda(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, be.device()), "asking a device what it is");
     auto const start = [&]<int Most>(std::integral_constant<int, Most>) {
@@ -97,7 +84,7 @@ class value_selector {
       a.tiles = few ? a.in.rows * tiles_of<tile_layout::together>(a.in.cols) : a.in.rows * a.in.cols;
       a.shift = shift;
       a.bits = bits_of_pass(shift);
-      a.counts = there.data();
+      a.counts = counts;
       constexpr unsigned threads = few ? 256 : 64;
       std::size_t const shared = size * 4 + (few ? 0 : threads * static_cast<std::size_t>(n) * sizeof(float));
       auto const blocks = static_cast<unsigned>(std::min<index_t>((a.tiles + threads - 1) / threads, processors * 4));
@@ -117,32 +104,21 @@ class value_selector {
     } else {
       start(std::integral_constant<int, max_experts>{});
     }
-    return download(be, there);
   }
 
-  /// Of the elements that equal a cut, finds the index of the last one that is taken.
-  void find_last_equals(std::vector<stream_selection> const& found, std::vector<magnitude_cut>& cuts) const {
-    std::size_t const streams = found.size();
-    auto const straddles = [](stream_selection const& f) { return f.open && f.equal > f.left; };
-    if (std::none_of(found.begin(), found.end(), straddles)) { return; }
+  /// Elements whose magnitude is a stream's `bits`, [rows, streams]. Waits.
+  [[nodiscard]] std::vector<std::uint32_t> count_equals(std::vector<stream_selection> const& found) const {
     cuda const& be = work_.executor();
     current_device const current(be.device());
     auto const a = arguments<max_experts>(found, true);
-    device_buffer<std::uint32_t> const there = be.make_buffer<std::uint32_t>(static_cast<std::size_t>(block_.rows) * streams);
+    device_buffer<std::uint32_t> const there = be.make_buffer<std::uint32_t>(static_cast<std::size_t>(block_.rows) * found.size());
     constexpr unsigned threads = 128;
     std::size_t const shared = most_count_streams * 4 + threads * block_.experts.size() * sizeof(float);
     auto const kernel = count_equals_kernel<Values, max_experts>;
     check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)), "asking for shared memory");
     kernel<<<static_cast<unsigned>(block_.rows), threads, shared, be.stream()>>>(a, there.data());
     check_cuda(cudaGetLastError(), "starting a count");
-    auto const equals = download(be, there);
-    for (std::size_t s = 0; s < streams; ++s) {
-      if (!straddles(found[s])) { continue; }
-      std::uint64_t left = found[s].left;
-      std::size_t row = 0;
-      for (; equals[row * streams + s] < left; ++row) { left -= equals[row * streams + s]; }
-      cuts[s].last = find_in_row(s, static_cast<index_t>(row), found[s].bits, left);
-    }
+    return download(be, there);
   }
 
   /// The element of a row whose magnitude is the `number`-th (from 1) to equal `bits`: its number in the tensor.
@@ -169,6 +145,46 @@ class value_selector {
       }
     });
     return found;
+  }
+
+ private:
+  [[nodiscard]] magnitude_cut cut_of(stream_selection const& f, index_t elements) const noexcept {
+    bool const largest = order_ == radix_select::order::largest;
+    if (f.wanted == 0) { return {largest ? 0xFFFFFFFFu : 0u, -1}; }
+    if (!f.open) { return {largest ? 0u : 0x7FFFFFFFu, elements}; }
+    return {f.bits, elements};
+  }
+
+  template <int Most>
+  count_arguments<Values, Most> arguments(std::vector<stream_selection> const& found, bool by_row) const {
+    count_arguments<Values, Most> a{inputs_of<Most>(block_, cols_, {what_, false, by_row || Values::by_row}), 0, 0, 0, 0, {}, nullptr, values_};
+    for (std::size_t s = 0; s < found.size(); ++s) { a.prefix[s] = found[s].bits; }
+    return a;
+  }
+
+  [[nodiscard]] std::vector<unsigned long long> count(std::vector<stream_selection> const& found, int shift) const {
+    cuda const& be = work_.executor();
+    current_device const current(be.device());
+    std::size_t const size = found.size() * (count_bins + 1);
+    device_buffer<unsigned long long> const there = be.make_buffer<unsigned long long>(size);
+    check_cuda(cudaMemsetAsync(there.data(), 0, size * sizeof(unsigned long long), be.stream()), "clearing counts");
+    add_counts(found, shift, there.data());
+    return download(be, there);
+  }
+
+  /// Of the elements that equal a cut, finds the index of the last one that is taken.
+  void find_last_equals(std::vector<stream_selection> const& found, std::vector<magnitude_cut>& cuts) const {
+    std::size_t const streams = found.size();
+    auto const straddles = [](stream_selection const& f) { return f.open && f.equal > f.left; };
+    if (std::none_of(found.begin(), found.end(), straddles)) { return; }
+    auto const equals = count_equals(found);
+    for (std::size_t s = 0; s < streams; ++s) {
+      if (!straddles(found[s])) { continue; }
+      std::uint64_t left = found[s].left;
+      std::size_t row = 0;
+      for (; equals[row * streams + s] < left; ++row) { left -= equals[row * streams + s]; }
+      cuts[s].last = find_in_row(s, static_cast<index_t>(row), found[s].bits, left);
+    }
   }
 
   device_method_workspace& work_;
