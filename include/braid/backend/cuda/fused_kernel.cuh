@@ -5,6 +5,7 @@
 
 #include <braid/backend/cuda/device_merged.cuh>
 #include <braid/backend/cuda/lane_gram.cuh>
+#include <braid/backend/cuda/random_merge.cuh>
 #include <braid/backend/cuda/ring_plan.hpp>
 #include <braid/backend/cuda/tile_merge.cuh>
 #include <braid/backend/cuda/warp_choice.cuh>
@@ -35,6 +36,7 @@ struct fused_arguments {
   bool same_keys;    // whether it is so
   double norms[most_tile_experts];
   device_merged out;
+  random_merge random;  // for plans that have one threshold
   index_t first = 0;  // number of the tensor's first channel here: random choices go by it
 };
 

@@ -32,6 +32,10 @@ __device__ inline std::uint32_t to_f16_pair(float first, float second) noexcept 
   asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(second), "f"(first));
   return word;
 }
+/// Whether the lower and the upper half of a word are at most those of another.
+__device__ inline void halves_up_to(std::uint32_t word, std::uint32_t most, bool& lower, bool& upper) noexcept {
+  (void)__vibmin_u16x2(word, most, &upper, &lower);
+}
 /// a * b + c with one rounding.
 __device__ inline float fused_multiply_add(float a, float b, float c) noexcept { return __fmaf_rn(a, b, c); }
 
@@ -83,6 +87,13 @@ __device__ inline bool elect() noexcept {
   std::uint32_t chosen;
   asm volatile("{\n.reg .pred p;\nelect.sync _|p, 0xFFFFFFFF;\nselp.u32 %0, 1, 0, p;\n}" : "=r"(chosen));
   return chosen != 0;
+}
+
+/// The same number, of which the compiler knows nothing: it isn't computed before, and nothing is that is made of it.
+__device__ inline int as_new(int x) noexcept {
+  int y;
+  asm volatile("mov.b32 %0, %1;" : "=r"(y) : "r"(x));
+  return y;
 }
 
 /// A word that other threads write at any time.
