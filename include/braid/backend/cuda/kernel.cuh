@@ -114,17 +114,6 @@ __device__ inline void wait_for_last() noexcept { asm volatile("griddepcontrol.w
 /// Makes this thread's ordinary accesses to shared memory and copies that begin behind a barrier of all happen in this order.
 __device__ inline void publish_to_copies() noexcept { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
-/// Starts copying `bytes` from shared memory; addresses and bytes are multiples of 16.
-__device__ inline void copy_out(void* global, void const* shared, std::uint32_t bytes) noexcept {
-  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(global), "r"(shared_address(shared)), "r"(bytes) : "memory");
-}
-
-/// Waits until this thread's copies out have read shared memory.
-__device__ inline void finish_copies_out() noexcept {
-  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
-  asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
-}
-
 /// Number of this block in its cluster.
 __device__ inline std::uint32_t cluster_rank() noexcept {
   std::uint32_t r;

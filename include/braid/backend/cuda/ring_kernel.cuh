@@ -97,7 +97,7 @@ __device__ __noinline__ void merge_deferred(Arguments const& a, std::byte* share
 }
 
 template <class T, class Plan, class Consensus>
-BRAID_KERNEL void __launch_bounds__(ring_plan::most_threads, 1) ring_merge_kernel(__grid_constant__ fused_arguments<Plan, Consensus> const a) {
+BRAID_KERNEL void __launch_bounds__(ring_plan::most_threads(!plan_keeps_all<Plan>), 1) ring_merge_kernel(__grid_constant__ fused_arguments<Plan, Consensus> const a) {
   BRAID_BLOCK_MEMORY(shared);
   BRAID_BLOCK_OBJECT(ring_state, ring);
   int const thread = static_cast<int>(threadIdx.x);

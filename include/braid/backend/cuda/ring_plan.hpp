@@ -7,11 +7,11 @@
 BRAID_NAMESPACE_BEGIN
 namespace detail {
 
-/// Warps of a block by what they do; one more brings the rows.
+/// Warps of a block by what they do; one more brings the rows. 0: as many as is usual.
 struct ring_warps {
-  int gram = 8;
-  int choice = 2;
-  int merge = 8;
+  int gram = 0;
+  int choice = 0;
+  int merge = 0;
 
   [[nodiscard]] constexpr int threads() const noexcept { return 32 * (1 + gram + choice + merge); }
 };
@@ -23,7 +23,10 @@ struct ring_plan {
   static constexpr int most_slots = 32;
   static constexpr int gram_units = 4;  // that warps multiply at a time
   static constexpr int most_choice_warps = 2;
-  static constexpr int most_threads = 608;  // of a block
+  static constexpr int usual_merge_warps = 8;
+
+  /// Threads of a block at most. Up to 512 may have 128 registers each, which is what pruning needs.
+  [[nodiscard]] static constexpr int most_threads(bool pruned) noexcept { return pruned ? 512 : 608; }
 
   int slots = 0;     ///< units that the ring holds; 0: no such plan
   int units = 0;     ///< of a row
@@ -40,7 +43,7 @@ struct ring_plan {
 
 /// @param block_limit bytes of dynamic shared memory that a block may have
 /// @param pruned whether deltas are changed before they are merged
-/// @param most what a block has at most of warps
+/// @param most what a block has at most of warps, where it isn't as usual
 constexpr ring_plan plan_ring(index_t cols, int experts, std::size_t element, std::size_t block_limit, bool pruned, ring_warps const& most = {}) noexcept {
   ring_plan p{};
   if (cols < 1 || cols % sum_order::lanes != 0 || experts < 3 || experts > 4) { return {}; }
@@ -60,7 +63,11 @@ constexpr ring_plan plan_ring(index_t cols, int experts, std::size_t element, st
   std::size_t const room = block_limit / (p.unit_bytes + sums);
   auto const fit = static_cast<int>(room < ring_plan::most_slots ? room : ring_plan::most_slots);
   p.slots = fit;
-  p.warps = most;
+  // What multiplies and merges at the same time gets as much as measured best: long rows want their sums soon, since they leave
+  // little of the ring to the next channel's; short ones have more choices to make.
+  bool const is_long = segments > ring_plan::usual_merge_warps * ring_plan::unit_segments;
+  p.warps = is_long ? ring_warps{6, 1, ring_plan::usual_merge_warps} : ring_warps{pruned ? 5 : 8, 2, ring_plan::usual_merge_warps};
+  if (most.gram != 0) { p.warps = most; }
   // Warps take turns at the units, each within one round.
   if (p.warps.gram > p.slots) { p.warps.gram = p.slots; }
   if (p.warps.merge > p.slots) { p.warps.merge = p.slots; }

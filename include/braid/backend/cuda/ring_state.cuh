@@ -11,6 +11,16 @@ namespace detail {
 /// What a block's warps tell each other. Units are numbered through all channels of a block: unit u has slot u mod slots and is
 /// its use number u / slots. Channel n of a block has place n mod places; there are more places than channels in the ring and in
 /// warps' turns together, so that no warp waits for a use of a place before the one before it is over.
+///
+/// What orders accesses. Threads of a warp meet (`__syncwarp`, a shuffle) before one of them arrives for all, and a barrier's
+/// arrival orders all that its warp has waited for before:
+///   a unit's rows     their copies, `full`, multiplying and merging, `empty`, the next copies
+///   channel           bringing, `full`, multiplying, `summed`, choosing; and `full`, merging; written again `places` channels later,
+///                     when all of their units but a ring's have been waited for through `empty`
+///   sums              multiplying, `summed`, choosing, `chosen`, merging, `empty`, which the next use's multiplying waits for
+///   members           choosing, `chosen`, merging; written again `places` channels later
+///   stop              not ordered: a word that only ever changes once, and is looked at again until it does
+/// Tools that know a barrier's order only for the threads that arrive themselves report sums, channel and stop.
 struct ring_state {
   static constexpr int slots = ring_plan::most_slots;
   static constexpr int places = 2 * slots;

@@ -255,11 +255,6 @@ inline bool elect() noexcept { return threadIdx.x % 32 == 0; }
 inline void let_next_start() noexcept {}
 inline void wait_for_last() noexcept {}
 inline void publish_to_copies() noexcept {}
-inline void copy_out(void* global, void const* shared, std::uint32_t bytes) {
-  check_copy(global, shared, bytes);
-  std::memcpy(global, shared, bytes);
-}
-inline void finish_copies_out() noexcept {}
 
 inline std::uint32_t cluster_rank() noexcept { return emulated::block().rank; }
 inline void cluster_arrive() noexcept {}
