@@ -68,17 +68,19 @@ TEST_CASE("a ring's plan fits a block, and leaves a fourth of the ring to the ne
     index_t const cols = random.chance(0.5) ? 16 * random.between(1, 1100) : random.between(1, 20000);
     int const experts = random.between(2, 5);
     std::size_t const element = random.chance(0.5) ? 2 : 4;
-    auto const p = braid::detail::plan_ring(cols, experts, element, block - 5000);
+    bool const pruned = random.chance(0.5);
+    auto const p = braid::detail::plan_ring(cols, experts, element, block - 5000, pruned);
     INFO(cols << " columns, " << experts << " experts of " << element << " bytes");
     if (cols % 16 != 0 || experts < 3 || experts > 4) {
       CHECK(p.slots == 0);
       continue;
     }
     if (p.slots == 0) {
-      CHECK(static_cast<std::size_t>(cols) * element * static_cast<std::size_t>(experts + 1) * 4 > (block - 40000) * 3);
+      bool const too_long = static_cast<std::size_t>(cols) * element * static_cast<std::size_t>(experts + 1) * 4 > (block - 40000) * 3;
+      CHECK((too_long || cols > 16384));  // half a warp a segment, where all threads work on a channel
       continue;
     }
-    CHECK(p.unit_bytes == static_cast<std::uint32_t>(experts + 1) * 1024 * static_cast<std::uint32_t>(element));
+    CHECK(p.unit_bytes == static_cast<std::uint32_t>((experts + 1) * 1024 + 16) * static_cast<std::uint32_t>(element));
     CHECK(p.sums_at == static_cast<std::uint32_t>(p.slots) * p.unit_bytes);
     CHECK(p.sums_at + static_cast<std::uint32_t>(p.slots) * p.pairs * 8 <= p.shared_bytes);
     CHECK(p.whole.shared_bytes <= p.shared_bytes);
@@ -86,8 +88,15 @@ TEST_CASE("a ring's plan fits a block, and leaves a fourth of the ring to the ne
     CHECK(p.units == (cols + 1023) / 1024);
     CHECK(p.units * 4 <= p.slots * 3 + 2);
     CHECK(p.warps.gram <= p.slots);
+    if (p.fours) {
+      CHECK(pruned);
+      CHECK(p.units + 3 <= p.slots);
+      CHECK(p.warps.gram % 2 == 0);
+      CHECK(p.warps.gram * 2 <= p.slots);
+    }
     CHECK(p.warps.merge % 2 == 0);
-    CHECK(p.warps.threads() <= braid::detail::ring_plan::most_threads);
+    CHECK(p.warps.threads() <= braid::detail::ring_plan::most_threads(pruned));
   }
-  for (index_t const cols : {1024, 4096, 8192, 11008, 14336}) { CHECK(braid::detail::plan_ring(cols, 4, 2, block - 5000).slots >= 20); }
+  CHECK(braid::detail::plan_ring(4096, 4, 2, block - 5000, true).fours);
+  for (index_t const cols : {1024, 4096, 8192, 11008, 14336}) { CHECK(braid::detail::plan_ring(cols, 4, 2, block - 5000, true).slots >= 20); }
 }

@@ -29,6 +29,7 @@ struct dare {
   void validate() const { detail::check_density(name, density); }
 
   struct plan_type {
+    static constexpr bool keeps_below_threshold = true;  // for kernels: nothing but threshold and scale decides
     std::uint64_t seed;
     std::uint64_t stream;
     index_t cols;

@@ -5,6 +5,7 @@
 
 #include <braid/backend/cuda/device_merged.cuh>
 #include <braid/backend/cuda/lane_gram.cuh>
+#include <braid/backend/cuda/random_merge.cuh>
 #include <braid/backend/cuda/ring_plan.hpp>
 #include <braid/backend/cuda/tile_merge.cuh>
 #include <braid/backend/cuda/warp_choice.cuh>
@@ -35,6 +36,7 @@ struct fused_arguments {
   bool same_keys;    // whether it is so
   double norms[most_tile_experts];
   device_merged out;
+  random_merge random;  // for plans that have one threshold
   index_t first = 0;  // number of the tensor's first channel here: random choices go by it
 };
 
@@ -228,18 +230,17 @@ BRAID_KERNEL void __launch_bounds__(Most > 4 ? 256 : 320, 2) fused_merge_kernel(
 
   bool const by_warp = merge_in_block<Most>(a, tile, shared, channel, rank, state);
 
-  // The groups' rows go out.
-  ptx::publish_to_copies();
+  // The groups' rows go out: by threads, since tools that look for memory that nobody wrote don't see other copies.
   __syncthreads();
-  auto const source = [&](int g) { return __ffs(static_cast<int>(state.members[g])); };  // behind the base's
-  if (!a.whole_copies) {
-    for (int g = 0; g < state.groups; ++g) { tile.store(source(g), place_of<T>(a, channel, g)); }
-  } else if (thread < own * state.groups) {
-    int const g = thread / own;
-    tile.copy_out(source(g), thread - g * own, place_of<T>(a, channel, g));
+  for (int g = 0; g < state.groups; ++g) {
+    int const source = __ffs(static_cast<int>(state.members[g]));  // behind the base's
+    if (a.whole_copies) {
+      tile.store_pieces(source, place_of<T>(a, channel, g));
+    } else {
+      tile.store(source, place_of<T>(a, channel, g));
+    }
   }
   if (rank == 0 && thread >= 32 && thread < 64) { write_labels_of_block(a, tile, shared, channel, by_warp, state); }
-  if (a.whole_copies) { ptx::finish_copies_out(); }
 }
 
 }  // namespace detail

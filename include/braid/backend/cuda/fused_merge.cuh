@@ -27,9 +27,13 @@ void prepare_kernel(Kernel kernel, std::size_t shared_bytes) {
 /// Enqueues the kernel through whose blocks channels stream, where the merge is a usual one. @return whether it is
 template <class T, class Plan, class Consensus>
 [[nodiscard]] bool start_ring_merge(fused_arguments<Plan, Consensus>& a, int device, cudaStream_t stream) {
-  bool const usual = a.clusters && a.whole_copies && !a.terms.signs && a.terms.root_weight == nullptr;
+  bool usual = a.clusters && a.whole_copies && !a.terms.signs && a.terms.root_weight == nullptr;
+  if constexpr (plan_of_threshold<Plan>) {
+    a.random = random_merge(a.plans, a.experts, a.first + a.channels, a.cols);
+    usual = usual && a.random.usable;
+  }
   auto const limit = static_cast<std::size_t>(device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
-  a.ring = plan_ring(a.cols, a.experts, sizeof(T), limit - sizeof(ring_state) - 256);
+  a.ring = plan_ring(a.cols, a.experts, sizeof(T), limit - sizeof(ring_state) - 128, !plan_keeps_all<Plan>);
   if (!usual || a.ring.slots == 0 || a.channels > std::numeric_limits<std::int32_t>::max() / 2) { return false; }
   auto const kernel = ring_merge_kernel<T, Plan, Consensus>;
   prepare_kernel(kernel, a.ring.shared_bytes);

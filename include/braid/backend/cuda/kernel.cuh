@@ -32,6 +32,10 @@ __device__ inline std::uint32_t to_f16_pair(float first, float second) noexcept 
   asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(second), "f"(first));
   return word;
 }
+/// Whether the lower and the upper half of a word are at most those of another.
+__device__ inline void halves_up_to(std::uint32_t word, std::uint32_t most, bool& lower, bool& upper) noexcept {
+  (void)__vibmin_u16x2(word, most, &upper, &lower);
+}
 /// a * b + c with one rounding.
 __device__ inline float fused_multiply_add(float a, float b, float c) noexcept { return __fmaf_rn(a, b, c); }
 
@@ -85,6 +89,13 @@ __device__ inline bool elect() noexcept {
   return chosen != 0;
 }
 
+/// The same number, of which the compiler knows nothing: it isn't computed before, and nothing is that is made of it.
+__device__ inline int as_new(int x) noexcept {
+  int y;
+  asm volatile("mov.b32 %0, %1;" : "=r"(y) : "r"(x));
+  return y;
+}
+
 /// A word that other threads write at any time.
 __device__ inline std::int32_t peek(std::int32_t const* p) noexcept { return *const_cast<std::int32_t const volatile*>(p); }
 __device__ inline void poke(std::int32_t* p, std::int32_t x) noexcept { *const_cast<std::int32_t volatile*>(p) = x; }
@@ -102,17 +113,6 @@ __device__ inline void wait_for_last() noexcept { asm volatile("griddepcontrol.w
 
 /// Makes this thread's ordinary accesses to shared memory and copies that begin behind a barrier of all happen in this order.
 __device__ inline void publish_to_copies() noexcept { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
-
-/// Starts copying `bytes` from shared memory; addresses and bytes are multiples of 16.
-__device__ inline void copy_out(void* global, void const* shared, std::uint32_t bytes) noexcept {
-  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(global), "r"(shared_address(shared)), "r"(bytes) : "memory");
-}
-
-/// Waits until this thread's copies out have read shared memory.
-__device__ inline void finish_copies_out() noexcept {
-  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
-  asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
-}
 
 /// Number of this block in its cluster.
 __device__ inline std::uint32_t cluster_rank() noexcept {

@@ -132,7 +132,7 @@ struct merge_channels<cuda, Prune, Similarity, Cluster, Consensus, Residual> {
     if (plan.cluster == 0) { return false; }
     using plan_type = decltype(detail::plan_ahead(prune, context, 0));
     detail::fused_arguments<plan_type, Consensus> a{plan, {}, source.channels, source.cols, experts, groups, lambda, clusters, context.allow_nonfinite, false,
-                                                    {}, {}, consensus, {}, {}, {}, false, {}, out, source.first_channel};
+                                                    {}, {}, consensus, {}, {}, {}, false, {}, out, {}, source.first_channel};
     detail::device_context const there(be, context);
     a.terms.root_weight = there.root_weight.data();
     if (known) {

@@ -40,9 +40,6 @@ struct row_tile {
   __device__ void copy_in(int model, int s, std::byte const* row, std::uint64_t* barrier) const noexcept {
     ptx::copy_in(segment(model, s), row + column(s) * static_cast<index_t>(sizeof(T)), static_cast<std::uint32_t>(width(s)) * sizeof(T), barrier);
   }
-  __device__ void copy_out(int model, int s, std::byte* row) const noexcept {
-    ptx::copy_out(row + column(s) * static_cast<index_t>(sizeof(T)), segment(model, s), static_cast<std::uint32_t>(width(s)) * sizeof(T));
-  }
 
   /// Zeros behind the row's end.
   __device__ void clear_end(int model) const noexcept {

@@ -58,7 +58,8 @@ struct tile_items {
 };
 
 /// The sum's N-th part, rounded to nearest, without the long way round that division takes on a device.
-template <int N>
+/// @tparam Finite whether the sum is known to be; the sign of a zero may differ then
+template <int N, bool Finite = false>
 __device__ float divide_by(float sum) noexcept {
   if constexpr (N == 2 || N == 4 || N == 8) {
     return sum * (1.0f / N);
@@ -67,6 +68,7 @@ __device__ float divide_by(float sum) noexcept {
     constexpr float third = 1.0f / 3.0f;
     float const near = sum * third;
     float const left = ptx::fused_multiply_add(-3.0f, near, sum);
+    if constexpr (Finite) { return ptx::fused_multiply_add(left, third, near); }
     return (left < 0.0f ? -left : left) > 0.0f ? ptx::fused_multiply_add(left, third, near) : near;
   } else {
     return sum / static_cast<float>(N);
@@ -74,10 +76,10 @@ __device__ float divide_by(float sum) noexcept {
 }
 
 /// What the members agree on.
-template <int N, class Consensus>
+template <int N, bool Finite = false, class Consensus>
 __device__ float agree(Consensus const& consensus, float const (&member)[N]) noexcept {
   if constexpr (std::is_same_v<Consensus, consensus::mean>) {
-    return divide_by<N>(consensus::sum{}(static_cast<float const*>(member), N));
+    return divide_by<N, Finite>(consensus::sum{}(static_cast<float const*>(member), N));
   } else {
     return consensus(static_cast<float const*>(member), N);
   }
@@ -104,6 +106,8 @@ __device__ float prune_one(Plan const& plan, float x, index_t row, index_t col) 
 /// The keys of Philox's ten rounds: as kernel arguments they are operands of instructions, not instructions.
 struct philox_keys {
   static constexpr int rounds = 10;
+  static constexpr std::uint64_t multiplier0 = 0xD2511F53u;
+  static constexpr std::uint64_t multiplier1 = 0xCD9E8D57u;
   std::uint32_t low[rounds] = {};
   std::uint32_t high[rounds] = {};
 
@@ -116,17 +120,19 @@ struct philox_keys {
   }
 
   /// Turns counters into the blocks of `philox4x32` in core/philox.hpp, several at once.
-  template <int Blocks>
+  /// @tparam Done rounds that are over
+  /// @tparam Unroll rounds together: all of them are the fewest instructions, where their caches have room
+  template <int Done, int Unroll, int Blocks>
   __device__ void encrypt(philox_block (&block)[Blocks]) const noexcept {
-#pragma unroll 2
-    for (int r = 0; r < rounds; ++r) {
+#pragma unroll Unroll
+    for (int r = Done; r < rounds; ++r) {
       std::uint32_t const key0 = low[r];
       std::uint32_t const key1 = high[r];
 #pragma unroll
       for (int b = 0; b < Blocks; ++b) {
         std::uint32_t* const c = block[b].word;
-        std::uint64_t const product0 = std::uint64_t{0xD2511F53u} * c[0];
-        std::uint64_t const product1 = std::uint64_t{0xCD9E8D57u} * c[2];
+        std::uint64_t const product0 = multiplier0 * c[0];
+        std::uint64_t const product1 = multiplier1 * c[2];
         c[0] = static_cast<std::uint32_t>(product1 >> 32) ^ c[1] ^ key0;
         c[1] = static_cast<std::uint32_t>(product1);
         c[2] = static_cast<std::uint32_t>(product0 >> 32) ^ c[3] ^ key1;
@@ -188,7 +194,7 @@ __device__ void merge_item(row_tile<T> const& tile, tile_items<T> const& item, g
                                      static_cast<std::uint32_t>(stream >> 32)}};
       }
     }
-    a.keys.encrypt(random);
+    a.keys.template encrypt<0, 2>(random);
   }
 #pragma unroll 1
   for (int half = 0; half < tile_items<T>::words; half += together) {

@@ -186,6 +186,10 @@ inline std::uint32_t to_bf16_pair(float first, float second) noexcept {
 inline std::uint32_t to_f16_pair(float first, float second) noexcept {
   return float16(first).bits | static_cast<std::uint32_t>(float16(second).bits) << 16;
 }
+inline void halves_up_to(std::uint32_t word, std::uint32_t most, bool& lower, bool& upper) noexcept {
+  lower = (word & 0xFFFFu) <= (most & 0xFFFFu);
+  upper = word >> 16 <= most >> 16;
+}
 inline float fused_multiply_add(float a, float b, float c) noexcept { return std::fma(a, b, c); }
 inline float from_f16(std::uint16_t bits) noexcept { return static_cast<float>(float16::from_bits(bits)); }
 
@@ -238,6 +242,7 @@ inline bool is_over(std::uint64_t* barrier, std::uint32_t phase) noexcept {
 inline void wait_for(std::uint64_t* barrier, std::uint32_t phase) noexcept {
   while (!is_over(barrier, phase)) {}
 }
+inline int as_new(int x) noexcept { return x; }
 inline std::int32_t peek(std::int32_t* p) noexcept { return std::atomic_ref(*p).load(); }
 inline std::int32_t peek(std::int32_t const* p) noexcept { return peek(const_cast<std::int32_t*>(p)); }
 inline void poke(std::int32_t* p, std::int32_t x) noexcept { std::atomic_ref(*p).store(x); }
@@ -250,11 +255,6 @@ inline bool elect() noexcept { return threadIdx.x % 32 == 0; }
 inline void let_next_start() noexcept {}
 inline void wait_for_last() noexcept {}
 inline void publish_to_copies() noexcept {}
-inline void copy_out(void* global, void const* shared, std::uint32_t bytes) {
-  check_copy(global, shared, bytes);
-  std::memcpy(global, shared, bytes);
-}
-inline void finish_copies_out() noexcept {}
 
 inline std::uint32_t cluster_rank() noexcept { return emulated::block().rank; }
 inline void cluster_arrive() noexcept {}
