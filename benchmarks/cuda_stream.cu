@@ -1,10 +1,13 @@
 /// Channel Merging of whole checkpoints on a GPU, from end to end, against the time in which the same bytes are copied to the
-/// device and back from page-locked memory. Put the checkpoints into a tmpfs, so that no disk is measured:
+/// device and back from page-locked memory. Put the checkpoints into a tmpfs, so that no disk is measured; one with large pages
+/// makes room for files several times as fast:
 ///
-///   make_synthetic /dev/shm/llama 4 5
-///   cuda_stream /dev/shm/llama [DEVICE,DEVICE...] [RUNS]
+///   mount -t tmpfs -o huge=always,size=60G tmpfs /mnt/models
+///   make_synthetic /mnt/models/llama 4 3 4096 14336
+///   cuda_stream /mnt/models/llama [DEVICE,DEVICE...] [RUNS] [MEGABYTES]
 ///
-/// Prints seconds, medians of RUNS (5), and their ratio to the copies'.
+/// MEGABYTES are the memory for blocks on each device (1024). Prints seconds, medians of RUNS (5), and their ratio to the copies';
+/// then what the host does, each step alone.
 
 #include <braid/cuda.cuh>
 
@@ -64,7 +67,55 @@ double copies(std::vector<int> const& devices, std::uint64_t up, std::uint64_t d
   return since(start);
 }
 
-void measure(std::filesystem::path const& root, std::vector<int> const& devices, int runs) {
+/// Seconds in which the host's threads copy every tensor from its file to page-locked memory, `piece` bytes at a time.
+double read_all(braid::cpu const& host, std::vector<braid::checkpoint const*> const& models, std::size_t piece) {
+  struct part {
+    braid::checkpoint const* model;
+    braid::tensor_meta const* tensor;
+    std::uint64_t at;
+  };
+  std::vector<part> parts;
+  for (auto const* m : models) {
+    for (auto const& t : m->tensors()) {
+      for (std::uint64_t at = 0; at < t.bytes; at += piece) { parts.push_back({m, &t, at}); }
+    }
+  }
+  tbb::enumerable_thread_specific<braid::detail::pinned_bytes> rooms;
+  host.for_each(host.threads(), [&](braid::index_t) { rooms.local().fit(piece); });
+  auto const start = clock_type::now();
+  host.for_each(static_cast<braid::index_t>(parts.size()), [&](braid::index_t i) {
+    part const& p = parts[static_cast<std::size_t>(i)];
+    auto const n = static_cast<std::size_t>(std::min<std::uint64_t>(piece, p.tensor->bytes - p.at));
+    auto& room = rooms.local();
+    room.fit(piece);
+    std::memcpy(room.data(), p.model->bytes(*p.tensor).data() + p.at, n);
+    p.model->release(*p.tensor, p.at, n);
+  });
+  return since(start);
+}
+
+/// Seconds in which they write that many bytes to one file of a checkpoint.
+double write_all(braid::cpu const& host, std::filesystem::path const& out, std::uint64_t bytes) {
+  constexpr std::size_t piece = std::size_t{1} << 20;
+  auto const pieces = static_cast<braid::index_t>(bytes / piece);
+  braid::checkpoint_writer writer(out, {{.name = "x", .type = braid::dtype::u8, .shape = {pieces * static_cast<braid::index_t>(piece)}}}, 0,
+                                  {.max_shard_bytes = ~std::uint64_t{0}});
+  std::vector<std::byte> const from(piece, std::byte{1});
+  auto const start = clock_type::now();
+  std::size_t const slot = writer.begin("x");
+  host.for_each(pieces, [&](braid::index_t i) { writer.write(slot, static_cast<std::uint64_t>(i) * piece, from); });
+  return since(start);
+}
+
+/// Seconds to lock the pages of that many rooms of `bytes`, by all threads.
+double lock_pages(braid::cpu const& host, int rooms, std::size_t bytes) {
+  std::vector<braid::detail::pinned_bytes> all(static_cast<std::size_t>(rooms));
+  auto const start = clock_type::now();
+  host.for_each(rooms, [&](braid::index_t i) { all[static_cast<std::size_t>(i)].fit(bytes); });
+  return since(start);
+}
+
+void measure(std::filesystem::path const& root, std::vector<int> const& devices, int runs, std::uint64_t memory) {
   braid::checkpoint const base(root / "base");
   std::vector<braid::checkpoint> experts;
   for (int e = 0; std::filesystem::exists(root / ("expert" + std::to_string(e))); ++e) {
@@ -72,12 +123,14 @@ void measure(std::filesystem::path const& root, std::vector<int> const& devices,
   }
   std::filesystem::path const out = root / "merged";
   braid::run_options options;
-  options.overwrite = true;
+  options.max_shard_bytes = ~std::uint64_t{0};
   options.device.devices = devices;
+  options.device.memory = memory;
   braid::report last;
   auto const time = [&]<class Method>(Method const& method, bool hash) {
     options.hash_inputs = hash;
     return median(runs, [&] {
+      std::filesystem::remove_all(out);  // takes time too, and is no part of it
       auto const start = clock_type::now();
       last = braid::run(method, base, experts, out, options);
       return since(start);
@@ -86,10 +139,17 @@ void measure(std::filesystem::path const& root, std::vector<int> const& devices,
   using device_merge = braid::channel_merge<braid::cuda, braid::prune::none, braid::similarity::cosine, braid::cluster::exact, braid::consensus::mean>;
   double const hashed = time(device_merge(), true);
   double const plain = time(device_merge(), false);
+  double const balanced = time(braid::channel_merge<braid::cuda, braid::prune::none, braid::similarity::balanced, braid::cluster::exact, braid::consensus::mean>(), false);
   double const host = time(device_merge().with<braid::cpu>(), false);
   double const copy = median(runs, [&] { return copies(devices, last.bytes_read, last.stored_bytes); });
   double const both = median(runs, [&] { return copies(devices, last.bytes_read, 0) + copies(devices, 0, last.stored_bytes); });
   std::filesystem::remove_all(out);
+  braid::cpu const threads;
+  std::vector<braid::checkpoint const*> models{&base};
+  for (auto const& e : experts) { models.push_back(&e); }
+  double const reading = median(runs, [&] { return read_all(threads, models, std::size_t{1} << 20); });
+  double const writing = median(runs, [&] { return write_all(threads, out, last.stored_bytes); });
+  double const locking = median(runs, [&] { return lock_pages(threads, threads.threads(), std::size_t{8} << 20); });
   auto const gigabytes = static_cast<double>(last.bytes_read) * 1e-9;
   std::printf("%zu experts, %.2f GB read, %.2f GB written, %zu device(s)\n", experts.size(), gigabytes, static_cast<double>(last.stored_bytes) * 1e-9,
               devices.size());
@@ -101,7 +161,11 @@ void measure(std::filesystem::path const& root, std::vector<int> const& devices,
   line("copies, up, then down", both);
   line("merge on the device", plain);
   line("merge on the device, inputs hashed", hashed);
+  line("merge on the device, measured before", balanced);
   line("merge on the host's threads", host);
+  line("reading to page-locked memory", reading);
+  line("writing one file", writing);
+  line("locking 8 MiB a thread", locking);
 }
 
 }  // namespace
@@ -115,8 +179,9 @@ int main(int argc, char** argv) {
       if (end == p) { throw braid::argument_error("devices are numbers with commas between"); }
       p = end;
     }
-    if (argc < 2) { throw braid::argument_error("usage: cuda_stream ROOT [DEVICE,DEVICE...] [RUNS]"); }
-    measure(argv[1], devices, argc > 3 ? std::max(1, std::atoi(argv[3])) : 5);
+    if (argc < 2) { throw braid::argument_error("usage: cuda_stream ROOT [DEVICE,DEVICE...] [RUNS] [MEGABYTES]"); }
+    measure(argv[1], devices, argc > 3 ? std::max(1, std::atoi(argv[3])) : 5,
+            argc > 4 ? static_cast<std::uint64_t>(std::max(1, std::atoi(argv[4]))) << 20 : 0);
     return 0;
   } catch (std::exception const& e) {
     std::fprintf(stderr, "cuda_stream: %s\n", e.what());

@@ -5,6 +5,7 @@
 #include "support/temp_dir.hpp"
 
 #include "gpu/recipes.hpp"
+#include "gpu/streams.hpp"
 
 #include <braid/recipe/parse.hpp>
 
@@ -47,6 +48,9 @@ TEST_CASE("every golden recipe has the CPU's bytes on the device") {
     CHECK(outcome(dir.path() / "device", [&] { return run_recipe_on_device(*plan, dir.path() / "device", options); }) == expected);
     options.device.memory = 4 << 20;  // too little for most tensors beside four blocks
     options.overwrite = true;
+    CHECK(outcome(dir.path() / "device", [&] { return run_recipe_on_device(*plan, dir.path() / "device", options); }) == expected);
+    options.device.memory = 0;
+    options.device.devices = shared_devices();
     CHECK(outcome(dir.path() / "device", [&] { return run_recipe_on_device(*plan, dir.path() / "device", options); }) == expected);
   }
   CHECK(ran > 150);

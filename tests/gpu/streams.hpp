@@ -44,6 +44,9 @@ braid::report with_stream_method(stream_case const& c, F const& f) {
   }
 }
 
+/// All devices of this machine if there are several, else its one twice: two executors of one card, as two cards would be.
+std::vector<int> shared_devices();
+
 /// `run` with a `channel_merge` of braid::cuda.
 braid::report run_on_device(stream_case const& c, braid::checkpoint const& base, std::vector<braid::checkpoint> const& experts,
                             std::filesystem::path const& out);

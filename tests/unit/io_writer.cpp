@@ -243,3 +243,49 @@ TEST_CASE("side files are added and copied, in directories too, and stay inside 
   CHECK(names_in(t.path() / "out") ==
         std::vector<std::string>{"config.json", "experts", "model.safetensors", "tokenizer.json"});
 }
+
+TEST_CASE("what a tensor grows by may be written later, by many threads, in a tmpfs too") {
+  std::mt19937_64 random(13);
+  std::string content(600'000, '\0');
+  for (char& c : content) { c = static_cast<char>(static_cast<unsigned char>(random())); }
+  temp_dir t;
+  std::filesystem::path const in_memory = "/dev/shm";  // where Linux has one
+  bool const has_memory = std::filesystem::is_directory(in_memory) && ::access(in_memory.c_str(), W_OK) == 0;
+  auto const memory = in_memory / ("braid-test-" + std::to_string(::getpid()));
+  for (auto const& out : {t.path() / "out", has_memory ? memory : t.path() / "other"}) {
+    {
+      braid::checkpoint_writer w(out,
+                                 {{.name = "a", .type = braid::dtype::u8, .shape = {5}},
+                                  {.name = "g", .type = braid::dtype::u8, .shape = {9'000'000, 10}, .growing = true},
+                                  {.name = "z", .type = braid::dtype::u8, .shape = {3}}},
+                                 0);
+      w.write(w.begin("a"), 0, bytes_of("12345"));
+      auto const g = w.begin("g");
+      std::vector<std::uint64_t> at;
+      for (std::size_t i = 0; i < 60; ++i) { at.push_back(w.extend(g, 10'000)); }
+      CHECK(at.back() == 590'000);
+      CHECK_THROWS_AS(w.write(g, 599'999, bytes_of("12")), braid::argument_error);
+      CHECK_THROWS_AS(w.extend(g, 90'000'000), braid::argument_error);
+      auto const z = w.begin("z");
+      CHECK_THROWS_AS(w.extend(g, 10), braid::argument_error);
+      w.write(z, 0, bytes_of("xyz"));
+      std::vector<std::thread> threads;
+      for (std::size_t k = 0; k < 4; ++k) {
+        threads.emplace_back([&, k] {
+          for (std::size_t i = k; i + 1 < at.size(); i += 4) { w.write(g, at[i], bytes_of(content).subspan(at[i], 10'000)); }
+        });
+      }
+      for (auto& thread : threads) { thread.join(); }
+      CHECK(contains(message_of([&] { w.commit({}); }), "tensor \"g\" has 600000 bytes, and 590000 were written"));
+      w.write(g, at.back(), bytes_of(content).subspan(at.back()));
+      w.commit({});
+    }
+    auto const all = plain_read(out / "model.safetensors");
+    CHECK(all.at("a").data == "12345");
+    CHECK(all.at("g").shape == std::vector<index_t>{60'000, 10});
+    CHECK(all.at("g").data == content);
+    CHECK(all.at("z").data == "xyz");
+    CHECK(std::filesystem::file_size(out / "model.safetensors") == 4096 + 600'008);
+  }
+  std::filesystem::remove_all(memory);
+}

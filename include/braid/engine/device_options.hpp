@@ -9,7 +9,7 @@ BRAID_NAMESPACE_BEGIN
 
 /// How the engine streams blocks through devices. Ignored by braid::cpu; no option changes a result.
 struct device_options {
-  std::vector<int> devices{};  ///< share the blocks of each tensor; none: the executor's own device
+  std::vector<int> devices{};  ///< share the blocks of each tensor, or the tensors of a recipe; none: the executor's own device
   std::uint64_t memory = 0;    ///< bytes that blocks may take on each device, at least those of one channel; 0: 1 GiB
   int host_threads = 0;        ///< read, copy and write; 0: all of the machine
 };

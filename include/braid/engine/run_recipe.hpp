@@ -23,7 +23,7 @@ namespace recipe {
 /// @complexity reads each input once, besides the method's measuring passes
 inline report run(run_plan const& plan, std::filesystem::path const& out, run_options const& options = {}, cpu const& be = cpu{}) {
   detail::host_runner runner(be, plan.recipe);
-  return detail::recipe_job(be, runner, plan, options).run(out);
+  return detail::recipe_job(be, {&runner}, plan, options).run(out);
 }
 
 /// About how many bytes of memory a run needs besides mapped pages of the inputs: blocks on their way, and what each thread

@@ -2,6 +2,7 @@
 
 #include <braid/io/check_output.hpp>
 #include <braid/io/detail/header_text.hpp>
+#include <braid/io/detail/output_file.hpp>
 #include <braid/io/detail/partial_directory.hpp>
 
 #include <atomic>
@@ -36,7 +37,8 @@ struct checkpoint_writer_options {
 /// multiple of 4096 bytes. So every tensor is aligned to its elements. Where a file ends depends on the plan and on how far
 /// growing tensors grew, never on timing: the same calls give the same bytes.
 ///
-/// `write` may be called from many threads; the other members from one thread at a time, also while others write.
+/// `write` may be called from many threads; the other members from one thread at a time, also while others write. In a
+/// tmpfs threads write one file at once; on other file systems one after the other, as the system does.
 class checkpoint_writer {
  public:
   using options = checkpoint_writer_options;
@@ -86,27 +88,35 @@ class checkpoint_writer {
 
   /// Writes part of a tensor. Any order, any thread; every byte once.
   /// @param byte_offset from the start of the tensor
-  /// @throws argument_error outside the tensor, or if it grows
+  /// @throws argument_error outside the tensor; of one that grows, outside of what `extend` gave
   /// @throws io_error if the system refuses (a full disk)
   void write(std::size_t slot, std::uint64_t byte_offset, std::span<std::byte const> data) {
     auto& s = begun(slot);
-    if (s.growing) { throw misuse(s, "grows: append to it"); }
-    if (byte_offset > s.meta.bytes || data.size() > s.meta.bytes - byte_offset) {
+    std::uint64_t const end = s.growing ? s.grown.load(std::memory_order_relaxed) : s.meta.bytes;
+    if (byte_offset > end || data.size() > end - byte_offset) {
       throw misuse(s, "is written beyond its end");
     }
     put(s, byte_offset, data);
   }
 
-  /// Appends to the growing tensor that was begun last.
+  /// Lets the growing tensor that was begun last grow, by bytes that `write` brings, now or later.
+  /// @return where they are in it
   /// @throws argument_error beyond its upper bound, or if it doesn't grow or another tensor was begun since
-  /// @throws io_error if the system refuses (a full disk)
-  void append(std::size_t slot, std::span<std::byte const> data) {
+  std::uint64_t extend(std::size_t slot, std::uint64_t bytes) {
     auto& s = begun(slot);
     if (!s.growing) { throw misuse(s, "doesn't grow: write to it"); }
     if (s.ended) { throw misuse(s, "can't grow any more: another tensor was begun after it"); }
-    std::uint64_t const end = s.written.load(std::memory_order_relaxed);
-    if (data.size() > s.meta.bytes - end) { throw misuse(s, "grows beyond its upper bound"); }
-    put(s, end, data);
+    std::uint64_t const end = s.grown.load(std::memory_order_relaxed);
+    if (bytes > s.meta.bytes - end) { throw misuse(s, "grows beyond its upper bound"); }
+    s.grown.store(end + bytes, std::memory_order_relaxed);
+    return end;
+  }
+
+  /// `extend` and `write`.
+  /// @throws io_error if the system refuses (a full disk)
+  void append(std::size_t slot, std::span<std::byte const> data) {
+    std::uint64_t const at = extend(slot, data.size());
+    put(begun(slot), at, data);
   }
 
   /// Adds a small file, such as "config.json" or "experts/NAME/config.json".
@@ -181,7 +191,7 @@ class checkpoint_writer {
 
  private:
   struct shard {
-    detail::unique_fd fd;
+    std::unique_ptr<detail::output_file> file;
     std::filesystem::path path;
     std::uint64_t data_start = 0;
     std::uint64_t bytes = 0;           // of tensors
@@ -196,6 +206,7 @@ class checkpoint_writer {
     std::uint64_t header_room = 0;
     shard* home = nullptr;
     std::atomic<std::uint64_t> written{0};
+    std::atomic<std::uint64_t> grown{0};  // where it ends so far
   };
 
   static void check_stem(std::string const& stem) {
@@ -259,7 +270,7 @@ class checkpoint_writer {
   }
 
   void put(slot_state& s, std::uint64_t offset, std::span<std::byte const> data) {
-    detail::write_all(s.home->fd.get(), data, s.home->data_start + s.meta.offset + offset, shown_);
+    s.home->file->write(s.home->data_start + s.meta.offset + offset, data);
     s.written.fetch_add(data.size(), std::memory_order_relaxed);
     total_.fetch_add(data.size(), std::memory_order_relaxed);
   }
@@ -286,11 +297,13 @@ class checkpoint_writer {
   void open_shard() {
     std::uint64_t entries = 0;
     std::uint64_t least = 0;  // of what is in the file for certain: growing tensors may stay empty
+    std::uint64_t most = 0;
     for (std::size_t i = next_; i < slots_.size();) {
       if (least != 0 && (slots_[i].new_file || exceeds_limit(least, unit_bytes(i)))) { break; }
       for (std::size_t const end = unit_end(i); i < end; ++i) {
         entries += slots_[i].header_room;
         least += slots_[i].growing ? 0 : slots_[i].meta.bytes;
+        most += slots_[i].meta.bytes;
       }
     }
     auto s = std::make_unique<shard>();
@@ -300,14 +313,14 @@ class checkpoint_writer {
       throw argument_error(shown_.string() + ": a header of more than 100000000 bytes; write smaller shards");
     }
     s->path = directory_.path() / (".shard-" + std::to_string(shards_.size() + 1));
-    s->fd = detail::open_file(s->path, O_WRONLY | O_CREAT | O_EXCL);
+    s->file = std::make_unique<detail::output_file>(detail::open_file(s->path, O_RDWR | O_CREAT | O_EXCL), s->data_start + most, shown_);
     shards_.push_back(std::move(s));
   }
 
   void end_growth() {
     if (next_ == 0 || !slots_[next_ - 1].growing || slots_[next_ - 1].ended) { return; }
     slot_state& s = slots_[next_ - 1];
-    std::uint64_t const bytes = s.written.load(std::memory_order_relaxed);
+    std::uint64_t const bytes = s.grown.load(std::memory_order_relaxed);
     std::uint64_t const rows = static_cast<std::uint64_t>(s.meta.shape[0]);
     std::uint64_t const row = rows == 0 ? 0 : s.meta.bytes / rows;
     if (row != 0 && bytes % row != 0) { throw misuse(s, "ends inside a row"); }
@@ -342,8 +355,9 @@ class checkpoint_writer {
     std::map<std::string, std::string> all = i == 0 ? metadata : std::map<std::string, std::string>{};
     all["format"] = "pt";
     std::string const head = detail::header_text(s.tensors, detail::metadata_text(all), s.data_start);
-    detail::write_all(s.fd.get(), std::as_bytes(std::span(head)), 0, shown_);
-    finish_file(s.fd, shown_);
+    s.file->write(0, std::as_bytes(std::span(head)));
+    s.file->finish(s.data_start + s.bytes);
+    s.file.reset();
     auto const final_path = directory_.path() / shard_name(i);
     if (::rename(s.path.c_str(), final_path.c_str()) != 0) { detail::io_failure(shown_, "naming its files", errno); }
   }

@@ -6,6 +6,7 @@
 #include <braid/cluster/budget.hpp>
 #include <braid/residual/policy.hpp>
 
+#include <cstring>
 #include <memory>
 #include <new>
 #include <vector>
@@ -82,9 +83,38 @@ inline void row_delta(std::byte const* expert, dtype expert_type, std::byte cons
   });
 }
 
+/// Looks at exponents as they are stored, eight bytes at a time, as fast as memory is.
+/// @return false where it doesn't know
+inline bool surely_finite(std::byte const* row, dtype type, index_t cols) noexcept {
+  std::uint64_t exponent = 0;  // all ones in infinity and NaN
+  std::uint64_t one = 0;       // added to them, gives the sign's bit
+  switch (type) {
+    case dtype::bf16: exponent = 0x7F807F807F807F80u, one = 0x0080008000800080u; break;
+    case dtype::f16: exponent = 0x7C007C007C007C00u, one = 0x0400040004000400u; break;
+    case dtype::f32: exponent = 0x7F8000007F800000u, one = 0x0080000000800000u; break;
+    default: return false;
+  }
+  std::uint64_t const sign = exponent + one;
+  std::size_t const bytes = static_cast<std::size_t>(cols) * size_of(type);
+  std::uint64_t any = 0;
+  std::size_t i = 0;
+  for (; i + 32 <= bytes; i += 32) {
+    std::uint64_t w[4];
+    std::memcpy(w, row + i, sizeof w);
+    any |= ((w[0] & exponent) + one) | ((w[1] & exponent) + one) | ((w[2] & exponent) + one) | ((w[3] & exponent) + one);
+  }
+  for (; i < bytes; i += 8) {
+    std::uint64_t w = 0;
+    std::memcpy(&w, row + i, bytes - i < 8 ? bytes - i : 8);
+    any |= (w & exponent) + one;
+  }
+  return (any & sign) == 0;
+}
+
 /// Throws where a row holds NaN or infinity.
 inline void check_finite_row(std::byte const* row, dtype type, index_t cols, int model, index_t channel,
                              channel_workspace& work) {
+  if (surely_finite(row, type, cols)) { return; }
   float* const x = work.merged.fit(sum_order::segment);
   for_each_segment(cols, [&](index_t c, int n) {
     widen(type, at_column(row, type, c), x, n);

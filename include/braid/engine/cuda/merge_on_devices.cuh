@@ -26,8 +26,8 @@ inline void append_residuals(device_residuals const& places, index_t cols, std::
 }
 
 /// Merges blocks on devices. A tensor that has to be measured before lies on the device meanwhile, if there is one and its
-/// memory is enough; else the host measures, as it does under a budget. Methods with residual policies of another's than braid's
-/// are the host's alone.
+/// memory is enough, and blocks that go to other devices come from the host; else the host measures, as it does under a budget.
+/// Methods with residual policies of another's than braid's are the host's alone.
 template <class Method>
 class device_merger final : public tensor_merger {
  public:
@@ -56,6 +56,11 @@ class device_merger final : public tensor_merger {
       }
     }
     return host_merger_.prepare(tensor, names, source, measured);
+  }
+
+  [[nodiscard]] block_memory const& memory() const override {
+    if (lanes_ == nullptr) { return host_memory(); }
+    return pinned_;
   }
 
   [[nodiscard]] index_t block_rows(tensor_channels const& source) const override {
@@ -100,50 +105,51 @@ class device_merger final : public tensor_merger {
     source.out = block.out;
     source.base = block.base;
     source.experts = block.experts;
-    bool const is_there = resident_ != nullptr;
-    packed_tensor const packed(source);
-    memory_layout result;
-    std::size_t const zero_at = result.place(rows * row_bytes);
-    std::size_t const extra_at = result.place(rows * most_extra * row_bytes);
-    std::size_t const label_at = result.place(rows * experts);
-    std::size_t const totals_at = result.place(sizeof(merge_totals));
-
-    device_residuals coded = residual_places(method_.settings().residual, context.cols);
-    std::size_t const planes_at = result.place(rows * experts * static_cast<std::size_t>(coded.plane_bytes));
-    std::size_t const scales_at = result.place(rows * experts * static_cast<std::size_t>(coded.scale_count) * sizeof(bfloat16));
-    std::size_t const code_at = result.place(coded.scale_count == 0 ? 0 : rows * experts);
-
     device_lanes::taken const taken(*lanes_);
     device_lane& lane = *taken;
     cuda const& be = lane.be;
+    bool const is_there = resident_ != nullptr && be.device() == be_.device();
+    packed_tensor const packed(source);
     std::size_t const up = is_there ? 0 : packed.bytes;
-    lane.fit(up + sizeof(merge_totals), result.size());
+    memory_layout small;  // behind the inputs
+    std::size_t const totals_at = up + small.place(sizeof(merge_totals));
+    std::size_t const label_at = up + small.place(rows * experts);
+    device_residuals coded = residual_places(method_.settings().residual, context.cols);
+    std::size_t const planes_at = up + small.place(rows * experts * static_cast<std::size_t>(coded.plane_bytes));
+    std::size_t const scales_at = up + small.place(rows * experts * static_cast<std::size_t>(coded.scale_count) * sizeof(bfloat16));
+    std::size_t const code_at = up + small.place(coded.scale_count == 0 ? 0 : rows * experts);
+    memory_layout result;
+    std::size_t const zero_at = result.place(rows * row_bytes);
+    std::size_t const extra_at = result.place(rows * most_extra * row_bytes);
+
+    lane.fit(up + small.size(), result.size());
     if (is_there) {
       source = resident_->there(source, block.first, block.rows);
     } else {
       for (std::size_t m = 0; m <= experts; ++m) {
         channel_rows& model = m == 0 ? source.base : source.experts[m - 1];
-        stage_rows(model, block.rows, packed_tensor::row_bytes(source, model), lane.up.data() + packed.at[m]);
+        stage_rows(model, block.rows, packed_tensor::row_bytes(source, model), lane.here.data() + packed.at[m]);
         model = {lane.inputs.data() + packed.at[m], model.type, static_cast<index_t>(packed_tensor::row_bytes(source, model))};
       }
-      be.to_device(lane.inputs.data(), static_cast<std::byte const*>(lane.up.data()), up);
     }
-    merge_totals const none;
-    std::memcpy(lane.up.data() + up, &none, sizeof none);
-    be.to_device(lane.results.data() + totals_at, static_cast<std::byte const*>(lane.up.data() + up), sizeof none);
-    coded.planes = lane.results.data() + planes_at;
-    coded.scales = reinterpret_cast<bfloat16*>(lane.results.data() + scales_at);
-    coded.code = reinterpret_cast<residual_code*>(lane.results.data() + code_at);
+    merge_totals totals;
+    std::memcpy(lane.here.data() + totals_at, &totals, sizeof totals);
+    be.to_device(lane.inputs.data(), static_cast<std::byte const*>(lane.here.data()), label_at);
+    coded.planes = lane.inputs.data() + planes_at;
+    coded.scales = reinterpret_cast<bfloat16*>(lane.inputs.data() + scales_at);
+    coded.code = reinterpret_cast<residual_code*>(lane.inputs.data() + code_at);
     method_.block_operation().enqueue(be, context, source,
                                       {lane.results.data() + zero_at, most_extra == 0 ? nullptr : lane.results.data() + extra_at,
-                                       static_cast<index_t>(most_extra), reinterpret_cast<std::uint8_t*>(lane.results.data() + label_at),
-                                       reinterpret_cast<merge_totals*>(lane.results.data() + totals_at)},
+                                       static_cast<index_t>(most_extra), reinterpret_cast<std::uint8_t*>(lane.inputs.data() + label_at),
+                                       reinterpret_cast<merge_totals*>(lane.inputs.data() + totals_at)},
                                       coded);
-    be.to_host(lane.down.data(), static_cast<std::byte const*>(lane.results.data()), result.size());
+    be.to_host(out.group_zero, static_cast<std::byte const*>(lane.results.data() + zero_at), rows * row_bytes);
+    be.to_host(out.extra, static_cast<std::byte const*>(lane.results.data() + extra_at), rows * most_extra * row_bytes);
+    be.to_host(lane.here.data() + totals_at, static_cast<std::byte const*>(lane.inputs.data() + totals_at),
+               up + small.size() - totals_at);
     be.synchronize();
 
-    merge_totals totals;
-    std::memcpy(&totals, lane.down.data() + totals_at, sizeof totals);
+    std::memcpy(&totals, lane.here.data() + totals_at, sizeof totals);
     if (totals.first_bad != ~0ull) {
       try {
         report_nonfinite(be, context, source, static_cast<index_t>(totals.first_bad));
@@ -152,17 +158,17 @@ class device_merger final : public tensor_merger {
         throw;
       }
     }
-    std::memcpy(out.group_zero, lane.down.data() + zero_at, rows * row_bytes);
-    std::memcpy(out.label, lane.down.data() + label_at, rows * experts);
+    std::memcpy(out.label, lane.here.data() + label_at, rows * experts);
     for (std::size_t r = 0; r < rows; ++r) {
       std::uint8_t const* const label = out.label + r * experts;
       std::size_t const used = *std::max_element(label, label + experts);
-      std::memcpy(out.extra + static_cast<std::size_t>(out.extra_rows) * row_bytes, lane.down.data() + extra_at + r * most_extra * row_bytes,
-                  used * row_bytes);
+      std::byte const* const from = out.extra + r * most_extra * row_bytes;
+      std::byte* const to = out.extra + static_cast<std::size_t>(out.extra_rows) * row_bytes;
+      if (from != to) { std::memmove(to, from, used * row_bytes); }
       out.extra_rows += static_cast<index_t>(used);
     }
     if (coded.scale_count > 0) {
-      append_residuals(coded, context.cols, lane.down.data() + planes_at, lane.down.data() + scales_at, lane.down.data() + code_at, rows * experts, *out.residual);
+      append_residuals(coded, context.cols, lane.here.data() + planes_at, lane.here.data() + scales_at, lane.here.data() + code_at, rows * experts, *out.residual);
     }
     out.similarity += static_cast<std::int64_t>(totals.similarity);
     out.compared += static_cast<index_t>(totals.compared);
@@ -174,6 +180,7 @@ class device_merger final : public tensor_merger {
   typename Method::template on<cpu> on_host_;
   method_merger<typename Method::template on<cpu>> host_merger_;
   device_choices choices_;
+  pinned_memory pinned_;
   std::unique_ptr<device_lanes> lanes_;
   mutable std::unique_ptr<resident_tensor> resident_;  // of the tensor that was prepared last, whose blocks come next
 };

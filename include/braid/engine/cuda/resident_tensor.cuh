@@ -23,7 +23,7 @@ struct device_choices {
   device_choices(cuda const& be, device_options const& o, int host_threads) : devices(o.devices) {
     if (devices.empty()) { devices.push_back(be.device()); }
     std::size_t const memory = o.memory == 0 ? std::size_t{1} << 30 : static_cast<std::size_t>(o.memory);
-    constexpr std::size_t usual = std::size_t{8} << 20;
+    constexpr std::size_t usual = std::size_t{4} << 20;
     constexpr std::size_t least = std::size_t{1} << 20;
     std::size_t const wanted = (static_cast<std::size_t>(host_threads) + devices.size() - 1) / devices.size();
     std::size_t const each = std::clamp<std::size_t>(memory / least, 1, wanted);
@@ -61,9 +61,10 @@ inline void stage_rows(channel_rows const& from, index_t rows, std::size_t row_b
   }
 }
 
-/// Whether a tensor may lie on the device beside blocks on their way.
+/// Whether a tensor may lie on the executor's device beside blocks on their way.
 inline bool may_be_resident(device_choices const& choices, cuda const& be, tensor_channels const& t) {
-  return choices.devices.size() == 1 && choices.devices[0] == be.device() && packed_tensor(t).bytes <= choices.tensor_bytes;
+  bool const takes_part = std::find(choices.devices.begin(), choices.devices.end(), be.device()) != choices.devices.end();
+  return takes_part && packed_tensor(t).bytes <= choices.tensor_bytes;
 }
 
 /// A whole tensor on a device.
@@ -76,19 +77,21 @@ class resident_tensor {
     host.for_each((source.channels + rows - 1) / rows, [&](index_t i) {
       std::vector<std::byte> gathered;
       channel_block const block = source.block(i * rows, std::min(rows, source.channels - i * rows), gathered);
-      device_lanes::taken const taken(lanes);
+      device_lanes::taken const taken(lanes, be.device());
       device_lane& lane = *taken;
+      tensor_channels part = source;
+      part.channels = block.rows;
+      packed_tensor const packed(part);
+      lane.here.fit(packed.bytes);
       for (std::size_t m = 0; m <= block.experts.size(); ++m) {
         channel_rows const& model = m == 0 ? block.base : block.experts[m - 1];
         std::size_t const row = packed_tensor::row_bytes(source, model);
-        std::size_t const bytes = static_cast<std::size_t>(block.rows) * row;
-        if (bytes == 0) { continue; }
-        lane.up.fit(bytes);
-        stage_rows(model, block.rows, row, lane.up.data());
+        if (row == 0) { continue; }
+        stage_rows(model, block.rows, row, lane.here.data() + packed.at[m]);
         lane.be.to_device(memory_.data() + layout_.at[m] + static_cast<std::size_t>(block.first) * row,
-                          static_cast<std::byte const*>(lane.up.data()), bytes);
-        lane.be.synchronize();
+                          static_cast<std::byte const*>(lane.here.data() + packed.at[m]), static_cast<std::size_t>(block.rows) * row);
       }
+      lane.be.synchronize();
     });
   }
 

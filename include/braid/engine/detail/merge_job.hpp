@@ -38,7 +38,7 @@ class merge_job {
             std::vector<std::string> const& names, merge_plan const& plan, job_options const& options)
       : be_(be), merger_(merger), base_(base), experts_(experts), names_(names), plan_(plan), options_(options),
         residuals_(merger.residuals(), experts.size()), layout_(plan, experts.size(), merger.groups(), residuals_),
-        budget_(be, merger, base, experts, plan), hashes_(experts.size() + 1) {}
+        budget_(be, merger, base, experts, plan), stream_(be, merger.memory()), hashes_(experts.size() + 1) {}
 
   report run(std::filesystem::path const& out, grouped_description description) {
     name_models(description);
@@ -251,29 +251,33 @@ class merge_job {
         }
       }
       if (p.transposed == 0) {
-        writer_->write(own, static_cast<std::uint64_t>(s.first) * row_bytes, std::span(s.group_zero).first(n * row_bytes));
+        writer_->write(own, static_cast<std::uint64_t>(s.first) * row_bytes, s.group_zero.first(n * row_bytes));
       } else {
         write_transposed(p, own, s, mine.gathered);
       }
     };
+    used_inputs used(p.channels, static_cast<std::size_t>(p.cols) * size_of(p.out));
     auto const place = [&](block_slot& s) {
       auto const n = static_cast<std::size_t>(s.rows);
-      append_block(p, s, extra, row_bytes, index);
+      place_block(p, s, extra, row_bytes, index);
+      used.add(s);
       residuals_.append(s.residual);
       totals_.similarity += s.merged.similarity;
       totals_.compared += s.merged.compared;
       if (options_.hash_inputs) {
         for (std::size_t m = 0; m <= experts; ++m) { hashes_[m].rows(s.hash.data() + m * n, n); }
       }
-      release(p, base_, p.base, s);
-      for (std::size_t e = 0; e < experts; ++e) { release(p, experts_[e], p.experts[e], s); }
       bytes_done_ += static_cast<std::uint64_t>(static_cast<double>(p.input_bytes()) * static_cast<double>(s.rows) /
                                                 static_cast<double>(p.channels));
       tell();
     };
+    auto const finish = [&](block_slot& s) {
+      write_extra(s, extra, row_bytes);
+      release(p, base_, p.base, s);
+      for (std::size_t e = 0; e < experts; ++e) { release(p, experts_[e], p.experts[e], s); }
+    };
     std::size_t const channel_bytes = (1 + room) * row_bytes + residuals_.plane_bound(p.cols);
-    stream_blocks(be_, p.channels, rows,
-                  blocks_on_their_way(be_, static_cast<std::size_t>(rows) * channel_bytes), work, place);
+    stream_.run(p.channels, rows, blocks_on_their_way(be_, static_cast<std::size_t>(rows) * channel_bytes), work, place, finish);
   }
 
   /// Group 0 of a [..., cols, width] tensor, from contiguous rows.
@@ -374,35 +378,39 @@ class merge_job {
       }
       if (!merger_.allow_nonfinite() && may_overflow(p.out)) { check_results(p, s, zero_rows, static_cast<std::size_t>(s.merged.extra_rows), row_bytes, mine.work); }
       if (zero_rows > 0) {
-        writer_->write(own, static_cast<std::uint64_t>(s.first) * row_bytes, std::span(s.group_zero).first(zero_rows * row_bytes));
+        writer_->write(own, static_cast<std::uint64_t>(s.first) * row_bytes, s.group_zero.first(zero_rows * row_bytes));
       }
     };
+    used_inputs used(p.channels, widest / std::max<std::size_t>(experts, 1));
     auto const place = [&](block_slot& s) {
       auto const n = static_cast<std::size_t>(s.rows);
+      used.add(s);
       if (from_base) {
         if (options_.hash_inputs) { hashes_[0].rows(s.hash.data(), n); }
-        release(p, base_, p.base, s);
       } else {
-        append_block(p, s, extra, row_bytes, index);
+        place_block(p, s, extra, row_bytes, index);
         for (std::size_t e = 0; e < experts; ++e) {
           index_t const own_rows = std::clamp<index_t>(source[e].channels - s.first, 0, s.rows);
           if (options_.hash_inputs) { hashes_[e + 1].rows(s.hash.data() + e * n, static_cast<std::size_t>(own_rows)); }
-          if (own_rows > 0) { release(p, experts_[e], p.experts[e], s); }
         }
       }
       bytes_done_ += static_cast<std::uint64_t>(static_cast<double>(p.input_bytes()) * static_cast<double>(s.rows) /
                                                 static_cast<double>(p.channels));
       tell();
     };
+    auto const finish = [&](block_slot& s) {
+      write_extra(s, extra, row_bytes);
+      if (from_base) { release(p, base_, p.base, s); }
+      for (std::size_t e = 0; e < experts && !from_base; ++e) { release(p, experts_[e], p.experts[e], s); }
+    };
     std::size_t const block_bytes = static_cast<std::size_t>(std::min(rows, p.channels)) * (1 + experts) * row_bytes;
-    stream_blocks(be_, p.channels, rows, blocks_on_their_way(be_, block_bytes), work, place);
+    stream_.run(p.channels, rows, blocks_on_their_way(be_, block_bytes), work, place, finish);
   }
 
-  /// In order: further rows to the file, labels to the index [experts, channels].
-  void append_block(planned_tensor const& p, block_slot const& s, std::size_t extra, std::size_t row_bytes,
-                    std::vector<std::uint8_t>& index) {
+  /// In order: further rows get their place in the file, labels go to the index [experts, channels].
+  void place_block(planned_tensor const& p, block_slot& s, std::size_t extra, std::size_t row_bytes, std::vector<std::uint8_t>& index) {
     if (s.merged.extra_rows > 0) {
-      writer_->append(extra, std::span(s.extra).first(static_cast<std::size_t>(s.merged.extra_rows) * row_bytes));
+      s.extra_at = writer_->extend(extra, static_cast<std::uint64_t>(s.merged.extra_rows) * row_bytes);
       totals_.extra_rows += s.merged.extra_rows;
     }
     std::size_t const experts = experts_.size();
@@ -412,16 +420,21 @@ class merge_job {
     }
   }
 
+  void write_extra(block_slot const& s, std::size_t extra, std::size_t row_bytes) {
+    if (s.merged.extra_rows == 0) { return; }
+    writer_->write(extra, s.extra_at, s.extra.first(static_cast<std::size_t>(s.merged.extra_rows) * row_bytes));
+  }
+
   /// Mapped pages that are done with go, so that resident memory doesn't grow with the model.
   void release(planned_tensor const& p, checkpoint const& model, tensor_meta const* t, block_slot const& s) const {
-    if (t == nullptr) { return; }
+    if (t == nullptr || s.done_rows == 0) { return; }
     if (p.transposed != 0) {
-      if (s.first + s.rows == p.channels) { model.release(*t, 0, t->bytes); }
+      if (s.done_first + s.done_rows == p.channels) { model.release(*t, 0, t->bytes); }
       return;
     }
     std::uint64_t const row = static_cast<std::uint64_t>(p.cols) * size_of(t->type);
-    std::uint64_t const begin = static_cast<std::uint64_t>(s.first) * row;
-    if (begin < t->bytes) { model.release(*t, begin, std::min(static_cast<std::uint64_t>(s.rows) * row, t->bytes - begin)); }
+    std::uint64_t const begin = static_cast<std::uint64_t>(s.done_first) * row;
+    if (begin < t->bytes) { model.release(*t, begin, std::min(static_cast<std::uint64_t>(s.done_rows) * row, t->bytes - begin)); }
   }
 
   void tell() {
@@ -455,6 +468,7 @@ class merge_job {
   residual_store residuals_;
   merge_layout layout_;
   budget_pass budget_;
+  block_stream stream_;
   checkpoint_writer* writer_ = nullptr;
   std::filesystem::path out_;
   std::vector<std::vector<std::uint8_t>> indices_;  // per tensor, empty where none is needed

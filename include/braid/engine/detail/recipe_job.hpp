@@ -13,7 +13,11 @@
 
 #include <tbb/enumerable_thread_specific.h>
 
+#include <atomic>
 #include <chrono>
+#include <exception>
+#include <mutex>
+#include <thread>
 
 BRAID_NAMESPACE_BEGIN
 namespace recipe {
@@ -33,9 +37,12 @@ namespace detail {
 
 class recipe_job {
  public:
-  recipe_job(cpu const& be, tensor_runner& runner, run_plan const& plan, run_options const& options)
-      : be_(be), runner_(runner), plan_(plan), options_(options), methods_(plan.recipe), hashes_(plan.models.size()),
-        adapter_hashes_(plan.models.size()) {}
+  /// @param runners  each takes the next tensor as soon as it is free
+  recipe_job(cpu const& be, std::vector<tensor_runner*> const& runners, run_plan const& plan, run_options const& options)
+      : be_(be), plan_(plan), options_(options), methods_(plan.recipe), hashes_(plan.models.size()),
+        adapter_hashes_(plan.models.size()) {
+    for (tensor_runner* const r : runners) { lines_.push_back(std::make_unique<line>(*r, be)); }
+  }
 
   report run(std::filesystem::path const& out) {
     std::vector<std::filesystem::path> inputs;
@@ -52,10 +59,7 @@ class recipe_job {
     report_.bytes_read = plan_.bytes_read();
     model_files(plan_).write(writer);  // what is small and may fail comes first
     measure_cuts();
-    for (std::size_t i = 0; i < plan_.tensors.size(); ++i) {
-      tensor(i);
-      ++tensors_done_;
-    }
+    all_tensors();
     hash_adapters();
     writer.add_file("README.md", model_card(plan_, hash_texts(hashes_), hash_texts(adapter_hashes_)));
     report_.stored_bytes = writer.bytes_written();
@@ -69,6 +73,50 @@ class recipe_job {
 
  private:
   using clock = std::chrono::steady_clock;
+
+  /// One tensor at a time.
+  struct line {
+    tensor_runner& runner;
+    braid::detail::block_stream stream;
+    line(tensor_runner& r, cpu const& be) : runner(r), stream(be, r.memory()) {}
+  };
+  using row_hashes = std::vector<std::vector<std::uint64_t>>;  // of a tensor's sources
+
+  /// Every tensor, in order, or by several lines at once. What fails is the failure of the first tensor that does, as it
+  /// would be with one line.
+  void all_tensors() {
+    std::size_t const count = plan_.tensors.size();
+    for (run_tensor const& t : plan_.tensors) {
+      slots_.push_back(writer_->begin(t.name));
+      cut_numbers_.push_back(t.what == tensor_step::merge && t.elements() > 0 ? merged_++ : 0);
+    }
+    report_.tensors.resize(count);
+    pending_.resize(count);
+    std::atomic<std::size_t> next{0};
+    std::atomic<bool> failed{false};
+    std::size_t failed_at = count;
+    std::exception_ptr failure;
+    auto const drive = [&](line& l) {
+      for (std::size_t i = next++; i < count && !failed; i = next++) {
+        try {
+          tensor(i, l);
+        } catch (...) {
+          std::lock_guard const lock(mutex_);
+          failed = true;
+          if (i < failed_at) {
+            failed_at = i;
+            failure = std::current_exception();
+          }
+        }
+      }
+    };
+    std::vector<std::thread> others;
+    for (std::size_t i = 1; i < lines_.size(); ++i) { others.emplace_back([&, i] { drive(*lines_[i]); }); }
+    drive(*lines_.front());
+    for (std::thread& t : others) { t.join(); }
+    if (failure) { std::rethrow_exception(failure); }
+  }
+
   [[nodiscard]] double seconds() const { return std::chrono::duration<double>(clock::now() - start_).count(); }
 
   /// Trims over the whole model: two or three passes over everything that is merged.
@@ -98,67 +146,72 @@ class recipe_job {
     while (cuts_->next_pass()) {
       for (run_tensor const* const t : merged) {
         tensor_inputs const inputs(plan_, *t);
-        current_ = t;
         try {
           cuts_->add(be_, inputs.channels());
         } catch (braid::detail::nonfinite_found const& found) { throw value_error(describe(*t, found.where)); }
         release_all(*t);
         report_.bytes_read += t->input_bytes();
-        bytes_done_ += t->input_bytes();
-        tell();
+        tell(*t, t->input_bytes());
       }
     }
   }
 
-  void tensor(std::size_t number) {
+  void tensor(std::size_t number, line& l) {
     run_tensor const& t = plan_.tensors[number];
-    current_ = &t;
-    std::size_t const slot = writer_->begin(t.name);
+    std::size_t const slot = slots_[number];
+    row_hashes hashes;
     report::tensor stats;
     stats.name = t.name;
     stats.action = std::string(name_of(t.what));
     stats.channels = stats.stored_rows = t.channels();
     tensor_inputs const inputs(plan_, t);
     if (t.elements() > 0) {
-      begin_hashes(t);
       try {
         if (t.what == tensor_step::merge) {
-          merge(t, inputs, slot);
+          merge(number, inputs, l, hashes);
         } else {
-          copy(t, inputs, slot);
+          copy(t, inputs, slot, l, hashes);
         }
       } catch (braid::detail::nonfinite_found const& found) { throw value_error(describe(t, found.where)); }
       release_all(t);
     }
-    report_.tensors.push_back(std::move(stats));
+    std::lock_guard const lock(mutex_);
+    report_.tensors[number] = std::move(stats);
+    ++tensors_done_;
+    pending_[number] = std::move(hashes);
+    for (; hashed_ < pending_.size() && pending_[hashed_]; ++hashed_) {  // of models, in the order of the plan
+      add_hashes(plan_.tensors[hashed_], *pending_[hashed_]);
+      pending_[hashed_]->clear();
+    }
   }
 
-  void merge(run_tensor const& t, tensor_inputs const& inputs, std::size_t slot) {
+  void merge(std::size_t number, tensor_inputs const& inputs, line& l, row_hashes& hashes) {
+    run_tensor const& t = plan_.tensors[number];
+    std::size_t const slot = slots_[number];
     tensor_request request = inputs.request(options_.allow_nonfinite);
-    if (cuts_) { request.cuts = cuts_->of_tensor(merged_so_far_); }
-    ++merged_so_far_;
-    runner_.prepare(t, request);
+    if (cuts_) { request.cuts = cuts_->of_tensor(cut_numbers_[number]); }
+    l.runner.prepare(t, request);
     std::size_t const row_bytes = static_cast<std::size_t>(t.cols()) * size_of(t.out);
     tbb::enumerable_thread_specific<workspace> locals;
-    stream(t, runner_.block_rows(inputs.channels()), [&](braid::detail::block_slot& s) {
+    stream(t, l, hashes, l.runner.block_rows(inputs.channels()), [&](braid::detail::block_slot& s) {
       workspace& work = locals.local();
       auto const block = inputs.channels().block(s.first, s.rows, work.gathered);
       std::size_t const bytes = static_cast<std::size_t>(s.rows) * row_bytes;
       braid::detail::fit(s.group_zero, bytes);
-      runner_.apply(block, s.group_zero.data(), work);
+      l.runner.apply(block, s.group_zero.data(), work);
       check_stored(t, s, work);
-      writer_->write(slot, static_cast<std::uint64_t>(s.first) * row_bytes, std::span(s.group_zero).first(bytes));
+      writer_->write(slot, static_cast<std::uint64_t>(s.first) * row_bytes, s.group_zero.first(bytes));
     });
   }
 
   /// Of one model: bytes as they are, unless their type changes.
-  void copy(run_tensor const& t, tensor_inputs const& inputs, std::size_t slot) {
+  void copy(run_tensor const& t, tensor_inputs const& inputs, std::size_t slot, line& l, row_hashes& hashes) {
     channel_rows const& rows = inputs.channels().experts.front();
     std::size_t const row_bytes = static_cast<std::size_t>(t.cols()) * size_of(t.out);
     bool const as_it_is = rows.computed == nullptr && rows.type == t.out;
     bool const checked = is_computable(rows.type) && !options_.allow_nonfinite;
     tbb::enumerable_thread_specific<workspace> locals;
-    stream(t, braid::detail::block_rows(inputs.channels()), [&](braid::detail::block_slot& s) {
+    stream(t, l, hashes, braid::detail::block_rows(inputs.channels()), [&](braid::detail::block_slot& s) {
       workspace& work = locals.local();
       std::size_t const bytes = static_cast<std::size_t>(s.rows) * row_bytes;
       auto const at = static_cast<std::uint64_t>(s.first) * row_bytes;
@@ -178,7 +231,7 @@ class recipe_job {
         braid::detail::convert(from.type, from.row(r), t.out, s.group_zero.data() + static_cast<std::size_t>(r) * row_bytes, t.cols());
       }
       check_stored(t, s, work);
-      writer_->write(slot, at, std::span(s.group_zero).first(bytes));
+      writer_->write(slot, at, s.group_zero.first(bytes));
     });
   }
 
@@ -186,10 +239,11 @@ class recipe_job {
 
   /// Blocks of a tensor through `work`, hashes and pages of its inputs taken care of.
   template <class Work>
-  void stream(run_tensor const& t, index_t usual_rows, Work const& work) {
+  void stream(run_tensor const& t, line& l, row_hashes& hashes, index_t usual_rows, Work const& work) {
     auto const sources = t.inputs();
     bool const hashing = options_.hash_inputs && t.owners.empty();
     index_t const rows = options_.block_rows > 0 ? options_.block_rows : usual_rows;
+    if (hashing) { hashes.resize(sources.size()); }
     std::size_t const block_bytes = static_cast<std::size_t>(rows * t.cols()) * size_of(t.out);
     auto const both = [&](braid::detail::block_slot& s) {
       work(s);
@@ -200,17 +254,22 @@ class recipe_job {
         for (std::size_t r = 0; r < n; ++r) { s.hash[i * n + r] = stored_row_hash(sources[i], s.first + static_cast<index_t>(r)); }
       }
     };
+    braid::detail::used_inputs used(t.channels(), static_cast<std::size_t>(t.cols()) * size_of(t.out));
     auto const place = [&](braid::detail::block_slot& s) {
       auto const n = static_cast<std::size_t>(s.rows);
-      for (std::size_t i = 0; i < sources.size(); ++i) {
-        if (hashing) { hashes_[sources[i].model].rows(s.hash.data() + i * n, n); }
-        if (t.owners.empty()) { release(sources[i], s.first, s.rows); }
+      used.add(s);
+      for (std::size_t i = 0; hashing && i < sources.size(); ++i) {
+        auto const from = s.hash.begin() + static_cast<std::ptrdiff_t>(i * n);
+        hashes[i].insert(hashes[i].end(), from, from + static_cast<std::ptrdiff_t>(n));
       }
-      bytes_done_ += static_cast<std::uint64_t>(static_cast<double>(t.input_bytes()) * static_cast<double>(s.rows) /
-                                                static_cast<double>(t.channels()));
-      tell();
+      tell(t, static_cast<std::uint64_t>(static_cast<double>(t.input_bytes()) * static_cast<double>(s.rows) / static_cast<double>(t.channels())));
     };
-    braid::detail::stream_blocks(be_, t.channels(), rows, braid::detail::blocks_on_their_way(be_, block_bytes), both, place);
+    auto const finish = [&](braid::detail::block_slot& s) {
+      for (std::size_t i = 0; t.owners.empty() && s.done_rows > 0 && i < sources.size(); ++i) {
+        release(sources[i], s.done_first, s.done_rows);
+      }
+    };
+    l.stream.run(t.channels(), rows, braid::detail::blocks_on_their_way(be_, block_bytes), both, place, finish);
   }
 
   void check_rows(std::byte const* data, dtype type, braid::detail::block_slot const& s, index_t cols, int model, workspace& work) const {
@@ -260,11 +319,17 @@ class recipe_job {
     for (run_source const& s : t.owners) { plan_.models[s.model].files.release(*s.tensor, 0, s.tensor->bytes); }
   }
 
-  void begin_hashes(run_tensor const& t) {
-    if (!options_.hash_inputs) { return; }
+  void add_hashes(run_tensor const& t, row_hashes const& rows) {
+    if (!options_.hash_inputs || t.elements() == 0) { return; }
+    std::size_t number = 0;
     for (run_source const& s : t.owners.empty() ? t.inputs() : t.owners) {
       hashes_[s.model].begin(*s.tensor);
-      if (!t.owners.empty()) { hash_whole(hashes_[s.model], plan_.models[s.model].files, *s.tensor); }
+      if (!t.owners.empty()) {
+        hash_whole(hashes_[s.model], plan_.models[s.model].files, *s.tensor);
+      } else {
+        hashes_[s.model].rows(rows[number].data(), rows[number].size());
+      }
+      ++number;
     }
   }
 
@@ -295,9 +360,11 @@ class recipe_job {
     return all;
   }
 
-  void tell() {
+  void tell(run_tensor const& t, std::uint64_t more) {
+    std::lock_guard const lock(mutex_);
+    bytes_done_ += more;
     if (options_.on_progress) {
-      options_.on_progress({current_->name, tensors_done_, plan_.tensors.size(), bytes_done_, report_.bytes_read, seconds()});
+      options_.on_progress({t.name, tensors_done_, plan_.tensors.size(), bytes_done_, report_.bytes_read, seconds()});
     }
   }
 
@@ -309,17 +376,21 @@ class recipe_job {
   }
 
   cpu const& be_;
-  tensor_runner& runner_;
   run_plan const& plan_;
   run_options const& options_;
   method_set<cpu> methods_;  // for what they are; the runner has its own
+  std::vector<std::unique_ptr<line>> lines_;
+  std::vector<std::size_t> slots_;        // of each tensor, in the writer
+  std::vector<std::size_t> cut_numbers_;  // of each tensor that is merged, among these
   clock::time_point start_ = clock::now();
   checkpoint_writer* writer_ = nullptr;
   std::optional<global_magnitude_cuts<cpu>> cuts_;
-  std::size_t merged_so_far_ = 0;
+  std::size_t merged_ = 0;
+  std::mutex mutex_;                               // of all below, while lines run
+  std::vector<std::optional<row_hashes>> pending_;  // of each tensor that is done
+  std::size_t hashed_ = 0;                         // tensors whose hashes are in their models'
   std::vector<braid::detail::input_hash> hashes_;          // of each model
   std::vector<braid::detail::input_hash> adapter_hashes_;  // of each model's adapter
-  run_tensor const* current_ = nullptr;
   std::size_t tensors_done_ = 0;
   std::uint64_t bytes_done_ = 0;
   report report_;

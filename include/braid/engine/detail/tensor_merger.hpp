@@ -1,6 +1,7 @@
 #pragma once
 
 #include <braid/backend/cpu.hpp>
+#include <braid/engine/detail/block_stream.hpp>
 #include <braid/engine/device_options.hpp>
 
 #include <string>
@@ -32,6 +33,8 @@ class tensor_merger {
                                                tensor_channels const& source, measured_tensor const* measured) const = 0;
   /// Channels in a block; changes no result.
   [[nodiscard]] virtual index_t block_rows(tensor_channels const& source) const { return detail::block_rows(source); }
+  /// Where `merge` writes rows to.
+  [[nodiscard]] virtual block_memory const& memory() const { return host_memory(); }
   /// Merges a block. Called from many threads.
   virtual void merge(tensor_context const& context, channel_block const& block, merged_block& out,
                      channel_workspace& work) const = 0;

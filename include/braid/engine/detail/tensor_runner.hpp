@@ -2,6 +2,7 @@
 
 /// Where the tensors of a recipe are merged.
 
+#include <braid/engine/detail/block_stream.hpp>
 #include <braid/engine/device_options.hpp>
 #include <braid/method/make_tensor_method.hpp>
 #include <braid/recipe/run_plan.hpp>
@@ -46,6 +47,8 @@ class tensor_runner {
 
   virtual ~tensor_runner() = default;
   [[nodiscard]] virtual index_t block_rows(tensor_channels const& inputs) const = 0;
+  /// Where `apply` writes to.
+  [[nodiscard]] virtual braid::detail::block_memory const& memory() const { return braid::detail::host_memory(); }
   /// Measures the tensor whose blocks come next.
   virtual void prepare(run_tensor const& t, tensor_request const& request) = 0;
   /// Merges a block of it. Called from many threads.
