@@ -285,6 +285,25 @@ TEST_CASE("random pruning in an emulated ring", "[emulated]") {
   }
 }
 
+TEST_CASE("sums of randomly pruned deltas in an emulated ring", "[emulated]") {
+  random_source random(509);
+  for (int round = 0; round < 8; ++round) {
+    int const n = random.between(3, 4);
+    bool const single = round % 2 == 1;
+    family f = random_family(random, single ? dtype::f32 : dtype::bf16, random.between(3, 9), 128 * random.between(1, 20), n);
+    fused_case c;
+    c.groups = random.between(2, n - 1);
+    c.ring_slots = random.between(7, 9);
+    c.blocks = random.between(1, 2);
+    braid::prune::dare const dare{.density = 0.7, .seed = random.bits(), .rescale = random.chance(0.7)};
+    if (single) {
+      check_kernel<float, 4>(f, dare, braid::consensus::mean{}, braid::similarity::cosine{}, c);
+    } else {
+      check_kernel<braid::bfloat16, 4>(f, dare, braid::consensus::mean{}, braid::similarity::cosine{}, c);
+    }
+  }
+}
+
 TEST_CASE("a part of a tensor makes the random choices that the tensor makes there", "[emulated]") {
   random_source random(508);
   for (int round = 0; round < 8; ++round) {
