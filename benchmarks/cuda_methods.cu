@@ -3,7 +3,8 @@
 /// Methods without a host step run as one CUDA graph, others between events. Buffers take turns until twice the L2 cache lies
 /// between two uses of one.
 ///
-///   bash tests/gpu.sh bench         builds and runs this among others; or: cuda_methods [REPLAYS [PART OF A NAME]]
+///   bash tests/gpu.sh bench         builds and runs this among others; or: cuda_methods [REPLAYS [PART OF A NAME [SHARE]]];
+///                                 SHARE of the elements are the base's
 
 #include "support/device_models.cuh"
 #include "support/graph_timer.cuh"
@@ -25,11 +26,11 @@ struct tensor_set {
   std::vector<braid::device_buffer<bfloat16>> memory;
   braid::device_buffer<bfloat16> out;
 
-  tensor_set(braid::cuda const& be, index_t rows, index_t cols) {
+  tensor_set(braid::cuda const& be, index_t rows, index_t cols, float still) {
     auto const n = static_cast<std::size_t>(rows * cols);
     for (int m = 0; m <= most_models; ++m) {
       memory.push_back(be.make_buffer<bfloat16>(n));
-      be.for_each(rows * cols, braid_bench::fill_model{memory.back().data(), static_cast<std::uint64_t>(m)});
+      be.for_each(rows * cols, braid_bench::fill_model{memory.back().data(), static_cast<std::uint64_t>(m), still});
     }
     out = be.make_buffer<bfloat16>(n);
   }
@@ -54,12 +55,12 @@ struct tensor_set {
 
 class bench {
  public:
-  bench(braid::cuda const& be, index_t rows, index_t cols, int replays, std::string_view wanted)
+  bench(braid::cuda const& be, index_t rows, index_t cols, int replays, std::string_view wanted, float still)
       : be_(be), rows_(rows), cols_(cols), replays_(replays), wanted_(wanted) {
     int cache = 0;
     braid::detail::check_cuda(cudaDeviceGetAttribute(&cache, cudaDevAttrL2CacheSize, be.device()), "asking a device what it is");
     std::size_t const smallest = static_cast<std::size_t>(rows * cols) * 2 * 2;
-    for (std::size_t i = 0; i < std::max<std::size_t>(2, 2 * static_cast<std::size_t>(cache) / smallest + 1); ++i) { sets_.emplace_back(be, rows, cols); }
+    for (std::size_t i = 0; i < std::max<std::size_t>(2, 2 * static_cast<std::size_t>(cache) / smallest + 1); ++i) { sets_.emplace_back(be, rows, cols, still); }
   }
 
   template <class Method>
@@ -120,7 +121,7 @@ int main(int argc, char** argv) {
   std::uint64_t keep = ~std::uint64_t{0};
   braid::detail::check_cuda(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &keep), "keeping memory");
   for (auto const& [rows, cols] : {std::pair<index_t, index_t>{4096, 14336}, {14336, 4096}, {4096, 4096}}) {
-    bench run(be, rows, cols, replays, argc > 2 ? argv[2] : "");
+    bench run(be, rows, cols, replays, argc > 2 ? argv[2] : "", argc > 3 ? static_cast<float>(std::atof(argv[3])) : 0.0f);
     run("linear", linear<E>{{.weight = {0.1, 0.2, 0.3, 0.4}}}, 4, false, true);
     run("linear, fused", linear<E>{{.fused = true}}, 4, false, true);
     run("task_arithmetic", task_arithmetic<E>{{.weight = {0.1, 0.2, 0.3, 0.4}}}, 4, true, true);

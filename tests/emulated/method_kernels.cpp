@@ -1,12 +1,14 @@
 #include <braid/backend/cuda/block_inputs.cuh>
 #include <braid/backend/cuda/delta_functions.cuh>
 #include <braid/backend/cuda/method_functions.cuh>
+#include <braid/backend/cuda/rank_codes.cuh>
 #include <braid/backend/cuda/row_ranks.cuh>
 
 #include "support/catch.hpp"
 #include "support/method_models.hpp"
 
 #include <braid/prune/dare.hpp>
+#include <braid/prune/magprune.hpp>
 
 using namespace braid_test;
 namespace detail = braid::detail;
@@ -50,7 +52,14 @@ std::vector<std::byte> mapped(placed_family const& p, F const& f, std::integral_
   if (a.in.rows > 1) { a.of_row = static_cast<std::uint32_t>(of_row); }
   a.tiles = a.in.rows * of_row;
   constexpr int threads = 64;
-  emulated::run(static_cast<int>((a.tiles + threads - 1) / threads), 1, threads, 16, sizeof(detail::random_rooms), [&a] { detail::map_kernel<N, F, Most>(a); });
+  bool usual = F::prunes && a.type == dtype::bf16 && a.in.whole && a.in.grouped;
+  for (int i = 0; i < N; ++i) { usual = usual && a.in.models[i].type == dtype::bf16; }
+  emulated::run(static_cast<int>((a.tiles + threads - 1) / threads), 1, threads, 16, sizeof(detail::random_rooms), [&a, usual] {
+    if constexpr (F::prunes) {
+      if (usual) { return detail::map_kernel<N, true, F, Most>(a); }
+    }
+    detail::map_kernel<N, false, F, Most>(a);
+  });
   return {out, out + bytes};
 }
 
@@ -145,7 +154,7 @@ TEST_CASE("ranks of a row are the CPU's, equals too", "[emulated]") {
     placed_family const p(f, true, 0);
     std::vector<std::uint32_t> ranks(static_cast<std::size_t>(cols));
     emulated::run(1, 1, detail::rank_threads, detail::rank_memory<9>(), 16, [&] {
-      detail::rank_row_kernel<9>(detail::device_input(p.block.base), detail::device_input(p.block.experts[0]), cols, ranks.data());
+      detail::rank_row_kernel<9>(detail::device_input(p.block.base), detail::device_input(p.block.experts[0]), cols, detail::rank_writer{ranks.data(), cols, 1});
     });
     std::vector<float> delta;
     for (index_t c = 0; c < cols; ++c) { delta.push_back(f.experts[0].weight.at(0, c) - f.base.at(0, c)); }
@@ -153,5 +162,82 @@ TEST_CASE("ranks of a row are the CPU's, equals too", "[emulated]") {
     std::vector<std::uint32_t> expected(ranks.size());
     detail::row_ranks(delta.data(), cols, work, expected.data());
     CHECK(ranks == expected);
+  }
+}
+
+TEST_CASE("codes of a row are what the ranks and random numbers of the CPU decide", "[emulated]") {
+  random_source random(476);
+  using plan_type = braid::prune::magprune::plan_type;
+  enum row_kind { as_tuned, half_zero, all_zero, few_values, wide_range, one_bin, not_finite, kinds };
+  for (int kind = 0; kind < kinds; ++kind) {
+    for (index_t const cols : {128, 384, 2944}) {
+      dtype const type = kind == wide_range || kind == one_bin || random.between(0, 1) == 0 ? dtype::f32 : dtype::bf16;
+      family f = random_family(random, type, 1, cols, 1);
+      auto& weight = f.experts[0].weight;
+      for (index_t c = 0; c < cols; ++c) {
+        float const base = f.base.at(0, c);
+        if (kind == all_zero || (kind == half_zero && random.between(0, 1) == 0)) { weight.set(0, c, base); }
+        if (kind == few_values) { weight.set(0, c, base + 0.125f * static_cast<float>(random.between(-2, 2))); }
+        if (kind == wide_range || kind == one_bin) { f.base.set(0, c, 0.0f); }
+        if (kind == wide_range) { weight.set(0, c, std::ldexp(weight.at(0, c), random.between(-120, 0))); }
+        if (kind == one_bin) { weight.set(0, c, 1.0f + std::ldexp(static_cast<float>(random.between(0, 9)), -20)); }
+        if (kind == not_finite && c % 7 == 0) { weight.set(0, c, c % 2 == 0 ? INFINITY : NAN); }
+      }
+      placed_family const p(f, true, 0);
+      std::vector<float> delta;
+      for (index_t c = 0; c < cols; ++c) { delta.push_back(f.experts[0].weight.at(0, c) - f.base.at(0, c)); }
+      detail::row_workspace work;
+      std::vector<std::uint32_t> ranks(static_cast<std::size_t>(cols));
+      detail::row_ranks(delta.data(), cols, work, ranks.data());
+      braid::prune::magprune const prune{.density = 0.5, .epsilon = 0.4, .seed = random.bits()};
+      plan_type const plan = prune.plan({random.bits(), 1, cols}, {ranks.data(), cols});
+
+      std::vector<std::uint16_t> codes(ranks.size(), 0xCDCD);
+      std::uint32_t left[2] = {0, 7};
+      auto const offset = detail::code_offset(plan, cols);
+      REQUIRE(offset.has_value());
+      detail::code_arguments<plan_type> a{};
+      a.base = detail::device_input(p.block.base);
+      a.models[0] = detail::device_input(p.block.experts[0]);
+      a.plans[0] = plan;
+      a.count = 1;
+      a.keys = detail::random_keys(prune.seed);
+      a.rows = 1;
+      a.cols = cols;
+      a.codes[0] = codes.data();
+      a.offset[0] = *offset;
+      a.left = left;
+      emulated::run(1, 1, 256, detail::code_memory(8), 16, [&a, type] {
+        type == dtype::bf16 ? detail::code_kernel<8, 16, true>(a) : detail::code_kernel<8, 16, false>(a);
+      });
+      INFO("kind " << kind << ", 1 x " << cols);
+      if (kind <= few_values) { CHECK(left[0] == 0); }
+      if (cols == 2944 && (kind == wide_range || kind == one_bin)) { CHECK(left[0] == 1); }
+      if (left[0] != 0) {
+        detail::code_writer<plan_type> const write{plan, *offset, codes.data(), cols, 0, left, 1, 0};
+        emulated::run(1, 1, detail::rank_threads, detail::rank_memory<9>(), 16, [&] {
+          detail::rank_row_kernel<9>(detail::device_input(p.block.base), detail::device_input(p.block.experts[0]), cols, write);
+        });
+      }
+      detail::coded_plan<plan_type> const coded{codes.data(), 0, cols, *offset, true};
+      index_t differ = 0;
+      for (index_t c = 0; c < cols; ++c) {
+        float const x = delta[static_cast<std::size_t>(c)];
+        if (x != 0.0f && bits_of(coded(x, 0, c)) != bits_of(plan(x, 0, c))) { ++differ; }
+      }
+      CHECK(differ == 0);
+      for (index_t c = 0; c < cols; c += detail::tile_elements) {
+        std::uint32_t pairs[detail::tile_elements / 2];
+        float x[detail::tile_elements];
+        detail::load_codes<detail::tile_layout::together>(codes.data() + c, pairs);
+        std::copy_n(delta.data() + c, detail::tile_elements, x);
+        if (!coded.decode(pairs, x)) { continue; }
+        for (index_t j = 0; j < detail::tile_elements; ++j) {
+          float const d = delta[static_cast<std::size_t>(c + j)];
+          if (d != 0.0f && bits_of(x[j]) != bits_of(plan(d, 0, c + j))) { ++differ; }
+        }
+      }
+      CHECK(differ == 0);
+    }
   }
 }

@@ -2,6 +2,8 @@
 
 #include "gpu/methods.hpp"
 
+#include <cmath>
+
 using namespace braid_test;
 
 namespace {
@@ -213,6 +215,56 @@ TEST_CASE("cuts that one pass finds, and cuts that mislead a sample", "[short][m
       }
       method_case c = random_case(random, name, f, type);
       c.options.style = braid::method_style::mergekit;
+      if (name == "ties") { c.options.scope = braid::trim_scope::tensor; }
+      c.request.parameters.of_model["density"].assign(c.request.models.size(), 0.05 + 0.9 * random.unit());
+      check_same(c);
+    }
+  }
+}
+
+TEST_CASE("pruning by rank, whatever a row's magnitudes are like", "[short][methods]") {
+  random_source random(462);
+  enum row_kind { as_tuned, half_still, still, few_values, one_bin, wide_range, kinds };
+  for (std::string_view const name : {"della", "della_linear"}) {
+    for (auto const& [rows, cols] : {std::pair<index_t, index_t>{5, 256}, {2, 4096}, {2, 5120}, {1, 14336}, {2, 14464}}) {
+      for (int kind = 0; kind < kinds; ++kind) {
+        dtype const type = kind >= one_bin ? dtype::f32 : random.one_of(usual_types);
+        family f = random_family(random, type, rows, cols, random.between(1, 4));
+        for (auto& e : f.experts) {
+          for (index_t r = 0; r < rows; ++r) {
+            for (index_t c = 0; c < cols; ++c) {
+              float const base = f.base.at(r, c);
+              if (kind == still || (kind == half_still && random.chance(0.5))) { e.weight.set(r, c, base); }
+              if (kind == few_values) { e.weight.set(r, c, base + 0.125f * static_cast<float>(random.between(-2, 2))); }
+              if (kind == one_bin) { e.weight.set(r, c, base + 1.0f + std::ldexp(static_cast<float>(random.between(0, 9)), -20)); }
+              if (kind == wide_range) { e.weight.set(r, c, base + std::ldexp(e.weight.at(r, c), random.between(-100, 0))); }
+            }
+          }
+        }
+        method_case c = random_case(random, name, f, type);
+        if (kind == few_values) {
+          c.request.parameters.of_model["density"].assign(c.request.models.size(), 0.5);
+          c.request.parameters.of_model["epsilon"].assign(c.request.models.size(), 0.4999);
+        }
+        check_same(c, {.rows_at_once = random.between(0, 2)});
+      }
+    }
+  }
+}
+
+TEST_CASE("cuts of models that mostly stayed as they were", "[short][methods]") {
+  random_source random(463);
+  for (std::string_view const name : {"ties", "breadcrumbs"}) {
+    for (double const stays : {0.1, 0.5, 0.95, 1.0}) {
+      family f = random_family(random, random.one_of(usual_types), 560, 1024, random.between(1, 4));
+      for (auto& e : f.experts) {
+        for (index_t r = 0; r < f.base.rows; ++r) {
+          for (index_t c = 0; c < f.base.cols; ++c) {
+            if (random.chance(stays)) { e.weight.set(r, c, f.base.at(r, c)); }
+          }
+        }
+      }
+      method_case c = random_case(random, name, f, f.base.type);
       if (name == "ties") { c.options.scope = braid::trim_scope::tensor; }
       c.request.parameters.of_model["density"].assign(c.request.models.size(), 0.05 + 0.9 * random.unit());
       check_same(c);

@@ -57,6 +57,11 @@ struct magprune {
       return static_cast<float>(static_cast<std::int32_t>(threshold(rank))) * 0x1p-16f;
     }
 
+    /// What a kept element of that rank becomes.
+    [[nodiscard]] BRAID_HD constexpr float survivor(float x, std::uint32_t rank) const noexcept {
+      return rescale ? x / probability(rank) : x;
+    }
+
     BRAID_HD constexpr float operator()(float x, index_t row, index_t col) const noexcept {
       auto const element = static_cast<std::uint64_t>(row * ranks.cols + col);
       return with_word(x, philox_element(seed, stream, element) << 16, row, col);
@@ -89,9 +94,8 @@ struct magprune {
 
     /// The same for a caller that has the element's random bits already: the upper 16 of `word`. The lower ones don't matter.
     BRAID_HD constexpr float with_word(float x, std::uint32_t word, index_t, index_t col) const noexcept {
-      std::uint32_t const below = threshold(ranks.rank[col]);
-      float const p = static_cast<float>(static_cast<std::int32_t>(below)) * 0x1p-16f;
-      return word >> 16 < below ? (rescale ? x / p : x) : 0.0f;
+      std::uint32_t const rank = ranks.rank[col];
+      return word >> 16 < threshold(rank) ? survivor(x, rank) : 0.0f;
     }
 
    private:

@@ -13,6 +13,9 @@ namespace detail {
 /// Plans of up to `Most` models: of a tensor by value, or of each row in device memory.
 template <class Plan, int Most, bool ByRow>
 struct model_plans {
+  using plan_type = Plan;
+  static constexpr bool by_row = ByRow;
+
   std::conditional_t<ByRow, Plan const*, Plan[Most]> plans;  // [channels, models]
   int count;
   survivors kept[Most];

@@ -4,7 +4,7 @@
 
 #include <braid/backend/cuda/delta_functions.cuh>
 #include <braid/backend/cuda/elementwise_methods.cuh>
-#include <braid/backend/cuda/row_ranks.cuh>
+#include <braid/backend/cuda/row_codes.cuh>
 #include <braid/backend/cuda/row_statistics.cuh>
 #include <braid/backend/cuda/row_sums.cuh>
 #include <braid/backend/cuda/sampled_select.cuh>
@@ -78,24 +78,13 @@ inline device_buffer<any_rows> upload_pair(cuda const& be, channel_block const& 
 
 /// ranks[row, column] of a model's deltas of a block's rows. Enqueues.
 inline void rank_rows(cuda const& be, channel_block const& block, std::size_t model, index_t cols, std::uint32_t* ranks) {
-  auto const rows = static_cast<unsigned>(block.rows);
-  auto const start = [&]<int Items>(std::integral_constant<int, Items>) {
-    auto const kernel = rank_row_kernel<Items>;
-    constexpr std::size_t shared = rank_memory<Items>();
-    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)), "asking for shared memory");
-    kernel<<<rows, rank_threads, shared, be.stream()>>>(device_input(block.base), device_input(block.experts[model]), cols, ranks);
-  };
-  device_buffer<any_rows> models;
-  device_buffer<std::uint32_t> room;
-  if (cols <= rank_threads * 9) {
-    start(std::integral_constant<int, 9>{});
-  } else if (cols <= rank_threads * 29) {
-    start(std::integral_constant<int, 29>{});
-  } else {
-    models = upload_pair(be, block, model, cols);
-    room = be.make_buffer<std::uint32_t>(4 * static_cast<std::size_t>(block.rows * cols));
-    find_row_ranks<<<rows, 256, 0, be.stream()>>>(static_cast<any_rows const*>(models.data()), 1, cols, index_t{0}, room.data(), ranks);
+  if (cols <= most_sorted_cols) {
+    sort_rows(be, block, model, cols, static_cast<unsigned>(block.rows), rank_writer{ranks, cols, static_cast<std::uint32_t>(block.rows)});
+    return;
   }
+  device_buffer<any_rows> const models = upload_pair(be, block, model, cols);
+  auto const room = be.make_buffer<std::uint32_t>(4 * static_cast<std::size_t>(block.rows * cols));
+  find_row_ranks<<<static_cast<unsigned>(block.rows), 256, 0, be.stream()>>>(static_cast<any_rows const*>(models.data()), 1, cols, index_t{0}, room.data(), ranks);
   check_cuda(cudaGetLastError(), "starting a sort");
 }
 
@@ -110,10 +99,12 @@ class device_policy_pruner final : public device_pruner {
       : policies_(std::move(policies)), kept_(std::move(kept)), measures_(std::move(measures)), consensus_(consensus) {}
 
   void join(device_method_workspace& work, channel_block const& block, index_t cols, std::byte* out, join_numbers const& numbers) const override {
-    for_each_part(work, block, cols, [&](channel_block const& part, index_t first, plan_type const* row_plans) {
+    for_each_part(work, block, cols, [&](channel_block const& part, index_t first, auto const& plans_of) {
       map_elements(work, part, cols, out + first * cols * static_cast<index_t>(size_of(block.out)), operand::deltas, numbers.allow_nonfinite,
-                   [&]<int Most>(std::integral_constant<int, Most>) {
-                     join_function<plan_type, Consensus, Most, by_row> f{plans<Most>(row_plans, part.first), {}, {}, numbers.lambda, false, numbers.normalize, consensus_};
+                   [&]<int Most>(std::integral_constant<int, Most> most) {
+                     auto const plans = plans_of(most);
+                     using plans_type = std::remove_cv_t<decltype(plans)>;
+                     join_function<typename plans_type::plan_type, Consensus, Most, plans_type::by_row> f{plans, {}, {}, numbers.lambda, false, numbers.normalize, consensus_};
                      for (std::size_t i = 0; i < policies_.size(); ++i) {
                        f.weight[i] = numbers.weight[i];
                        f.factor[i] = numbers.factor.empty() ? 1.0f : numbers.factor[i];
@@ -129,9 +120,11 @@ class device_policy_pruner final : public device_pruner {
     device_row_sums all;
     all.sums = static_cast<std::uint32_t>(sums);
     all.rows = work.executor().template make_buffer<float>(static_cast<std::size_t>(block.rows) * sums);
-    for_each_part(work, block, cols, [&](channel_block const& part, index_t first, plan_type const* row_plans) {
-      device_row_sums const some = sum_rows(work, part, cols, operand::deltas, false, [&]<int Most>(std::integral_constant<int, Most>) {
-        return l1_sums<plan_type, Most, by_row>{plans<Most>(row_plans, part.first)};
+    for_each_part(work, block, cols, [&](channel_block const& part, index_t first, auto const& plans_of) {
+      device_row_sums const some = sum_rows(work, part, cols, operand::deltas, false, [&]<int Most>(std::integral_constant<int, Most> most) {
+        auto const plans = plans_of(most);
+        using plans_type = std::remove_cv_t<decltype(plans)>;
+        return l1_sums<typename plans_type::plan_type, Most, plans_type::by_row>{plans};
       });
       check_cuda(cudaMemcpyAsync(all.rows.data() + static_cast<std::size_t>(first) * sums, some.rows.data(), some.rows.size() * sizeof(float),
                                  cudaMemcpyDeviceToDevice, work.executor().stream()),
@@ -143,14 +136,19 @@ class device_policy_pruner final : public device_pruner {
   [[nodiscard]] survivors kept(std::size_t model) const noexcept override { return kept_[model]; }
 
  private:
+  template <class Plans>
+  void prepare(Plans& p) const {
+    p.count = static_cast<int>(policies_.size());
+    for (std::size_t i = 0; i < policies_.size(); ++i) { p.kept[i] = kept_[i]; }
+  }
+
   /// @param row_plans  of the channels from `first` on
   template <int Most>
   [[nodiscard]] model_plans<plan_type, Most, by_row> plans(plan_type const* row_plans, index_t first) const {
     model_plans<plan_type, Most, by_row> p{};
-    p.count = static_cast<int>(policies_.size());
-    for (std::size_t i = 0; i < policies_.size(); ++i) {
-      p.kept[i] = kept_[i];
-      if constexpr (!by_row) { p.plans[i] = plan_of(i); }
+    prepare(p);
+    if constexpr (!by_row) {
+      for (std::size_t i = 0; i < policies_.size(); ++i) { p.plans[i] = plan_of(i); }
     }
     if constexpr (plan_takes_words<plan_type>) {
       if (!policies_.empty()) { p.keys = random_keys(any_plan_of(policies_[0]).seed); }  // a method's policies share a seed
@@ -170,19 +168,13 @@ class device_policy_pruner final : public device_pruner {
     }
   }
 
-  /// Calls `f(part, its first row in the block, plans of its rows)` for runs of rows that are measured at once.
+  /// Calls `f(part, its first row in the block, plans of its rows)` for runs of rows that are measured at once; of
+  /// `std::integral_constant<int, Most>` the last argument makes a kernel's plans.
   template <class F>
   void for_each_part(device_method_workspace& work, channel_block const& block, index_t cols, F const& f) const {
-    if (!by_row || policies_.empty()) {
-      f(block, index_t{0}, static_cast<plan_type const*>(nullptr));
-      return;
-    }
-    if constexpr (by_row) {
-      cuda const& be = work.executor();
-      current_device const current(be.device());
-      auto const n = static_cast<index_t>(policies_.size());
-      constexpr index_t room = index_t{512} << 20;
-      index_t const of_row = n * 64 + (Prune::measures == statistic::row_ranks ? (n * 4 + (cols > rank_threads * 29 ? 16 : 0)) * cols : 0);
+    constexpr index_t room = index_t{512} << 20;
+    auto const n = static_cast<index_t>(policies_.size());
+    auto const in_parts = [&](index_t of_row, auto const& measure) {
       index_t const at_once = std::clamp<index_t>(room / of_row, 1, block.rows);
       for (index_t first = 0; first < block.rows; first += at_once) {
         channel_block part = block;
@@ -191,11 +183,46 @@ class device_policy_pruner final : public device_pruner {
         auto const advance = [&](channel_rows& rows) { rows.data = rows.row(first); };
         advance(part.base);
         for (auto& e : part.experts) { advance(e); }
-        row_measures measured;
-        device_buffer<plan_type> const there = measure_rows(be, part, cols, measured);
-        f(part, first, static_cast<plan_type const*>(there.data()));
+        measure(part, first);
+      }
+    };
+    if constexpr (by_row) {
+      if (!policies_.empty()) {
+        cuda const& be = work.executor();
+        current_device const current(be.device());
+        if constexpr (plan_of_ranks<plan_type>) {
+          auto const has_codes = [&](std::size_t i) {
+            return kept_[i] != survivors::some || code_offset(policies_[i].plan(measures_.keys[i], magnitude_ranks{nullptr, cols}), cols);
+          };
+          bool coded = has_row_codes(cols);
+          for (std::size_t i = 0; i < policies_.size(); ++i) { coded = coded && has_codes(i); }
+          if (coded) {
+            in_parts(n * (2 * cols + 4), [&](channel_block const& part, index_t first) {
+              std::vector<std::optional<plan_type>> of_models(policies_.size());
+              for (std::size_t i = 0; i < policies_.size(); ++i) {
+                if (kept_[i] == survivors::some) { of_models[i] = policies_[i].plan(measures_.keys[i], magnitude_ranks{nullptr, cols}); }
+              }
+              row_codes<plan_type> const measured(be, part, cols, of_models);
+              f(part, first, [&]<int Most>(std::integral_constant<int, Most>) {
+                model_plans<coded_plan<plan_type>, Most, false> p{};
+                prepare(p);
+                for (std::size_t i = 0; i < policies_.size(); ++i) { p.plans[i] = measured.plan(i); }
+                return p;
+              });
+            });
+            return;
+          }
+        }
+        index_t const of_row = n * 64 + (Prune::measures == statistic::row_ranks ? (n * 4 + (cols > most_sorted_cols ? 16 : 0)) * cols : 0);
+        in_parts(of_row, [&](channel_block const& part, index_t first) {
+          row_measures measured;
+          device_buffer<plan_type> const there = measure_rows(be, part, cols, measured);
+          f(part, first, [&]<int Most>(std::integral_constant<int, Most>) { return plans<Most>(there.data(), part.first); });
+        });
+        return;
       }
     }
+    f(block, index_t{0}, [&]<int Most>(std::integral_constant<int, Most>) { return plans<Most>(nullptr, block.first); });
   }
 
   /// What rows' plans refer to.

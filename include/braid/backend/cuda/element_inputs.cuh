@@ -71,6 +71,24 @@ __device__ void load_elements(element_inputs<Most> const& in, index_t row, index
   }
 }
 
+/// The same for a whole tile of bfloat16, and the models less the base.
+template <int N, tile_layout L, int Most>
+__device__ void load_deltas(element_inputs<Most> const& in, index_t row, index_t col, element_tile<N>& tile) noexcept {
+  auto const from = [row, col](device_input const& input) { return input.data + row * input.stride + col * 2; };
+  raw_tile base;
+  raw_tile raw[N];
+#pragma unroll
+  for (int i = 0; i < N; ++i) { load_raw<L>(from(in.models[i]), dtype::bf16, raw[i]); }
+  load_raw<L>(from(in.base), dtype::bf16, base);
+  widen_tile(base, dtype::bf16, tile.base);
+#pragma unroll
+  for (int i = 0; i < N; ++i) {
+    widen_tile(raw[i], dtype::bf16, tile.x[i]);
+#pragma unroll
+    for (int j = 0; j < tile_elements; ++j) { tile.x[i][j] = tile.x[i][j] - tile.base[j]; }
+  }
+}
+
 /// Notes the first channel of a tile that has a NaN or an infinity, which lies there or in a later one.
 template <int N, int Most>
 __device__ void check_elements(element_inputs<Most> const& in, index_t row, index_t col, element_tile<N> const& tile) noexcept {

@@ -53,6 +53,21 @@ __device__ __noinline__ void prune_singly(Plan const& plan, tile_place const& at
   }
 }
 
+/// A tile's 16-bit numbers; `from` is the first one's.
+template <tile_layout L>
+__device__ void load_codes(std::uint16_t const* from, std::uint32_t (&code)[tile_elements / 2]) noexcept {
+  if constexpr (L == tile_layout::together) {
+    ptx::load_once(from, code);
+  } else {
+#pragma unroll
+    for (int k = 0; k < tile_elements / 2; ++k) {
+      std::uint32_t pair[1];
+      ptx::load_once(from + tile_column<L>(2 * k), pair);
+      code[k] = pair[0];
+    }
+  }
+}
+
 /// Prunes a tile in place.
 /// @param keys  of the plan's seed
 /// @param room  of the warp, where the layout needs it
@@ -92,7 +107,14 @@ __device__ void prune_tile(Plan const& plan, random_keys const& keys, random_roo
       return;
     }
   }
-  if constexpr (plan_takes_words<Plan> || requires { plan.cut; } || requires { plan.band; }) {
+  if constexpr (requires { plan.codes; }) {
+    if (at.whole) {
+      std::uint32_t code[tile_elements / 2];
+      load_codes<L>(plan.codes + (at.row * plan.cols + at.col - plan.begin), code);
+      if (plan.decode(code, x)) { return; }
+    }
+  }
+  if constexpr (plan_takes_words<Plan> || requires { plan.cut; } || requires { plan.band; } || requires { plan.codes; }) {
     float one[tile_elements];
 #pragma unroll
     for (int j = 0; j < tile_elements; ++j) { one[j] = x[j]; }
@@ -123,7 +145,8 @@ struct map_arguments {
   F f;
 };
 
-template <int N, class F, int Most>
+/// Usual: all inputs and the result are bfloat16, and all tiles are whole, in groups of Philox blocks where those are asked for.
+template <int N, bool Usual, class F, int Most>
 BRAID_KERNEL void __launch_bounds__(256) map_kernel(__grid_constant__ map_arguments<F, Most> const a) {
   constexpr tile_layout layout = F::layout;
   index_t t = static_cast<index_t>(blockIdx.x) * blockDim.x + threadIdx.x;
@@ -135,11 +158,16 @@ BRAID_KERNEL void __launch_bounds__(256) map_kernel(__grid_constant__ map_argume
   }
   index_t const col = tile_begin<layout>(t);
   if (col >= a.in.cols) { return; }
-  bool const whole = a.in.whole && col + tile_column<layout>(tile_elements - 1) < a.in.cols;
+  bool const whole = Usual || (a.in.whole && col + tile_column<layout>(tile_elements - 1) < a.in.cols);
   element_tile<N> tile;
-  load_elements<N, layout>(a.in, row, col, whole, tile);
+  if constexpr (Usual) {
+    load_deltas<N, layout>(a.in, row, col, tile);
+  } else {
+    load_elements<N, layout>(a.in, row, col, whole, tile);
+  }
   if (a.in.check) { check_elements(a.in, row, col, tile); }
-  tile_place const at = place_of(a.in, row, col, whole);
+  tile_place at = place_of(a.in, row, col, whole);
+  at.grouped = at.grouped || Usual;
   if constexpr (F::prunes) {
     random_room* room = nullptr;
     if constexpr (F::random) {
@@ -158,12 +186,13 @@ BRAID_KERNEL void __launch_bounds__(256) map_kernel(__grid_constant__ map_argume
     result[j] = a.f(tile.base[j], static_cast<float const*>(one), N, at.row, at.col + tile_column<layout>(j));
   }
   raw_tile out;
-  narrow_tile(result, a.type, out);
-  std::byte* const to = a.out + (row * a.in.cols + col) * bytes_of(a.type);
+  dtype const type = Usual ? dtype::bf16 : a.type;
+  narrow_tile(result, type, out);
+  std::byte* const to = a.out + (row * a.in.cols + col) * bytes_of(type);
   if (whole) {
-    store_raw<layout>(out, a.type, to);
+    store_raw<layout>(out, type, to);
   } else {
-    store_raw_singly<layout>(out, a.type, to, col, a.in.cols);
+    store_raw_singly<layout>(out, type, to, col, a.in.cols);
   }
 }
 

@@ -149,6 +149,15 @@ void with_few_models(int n, F const& f) {
   }
 }
 
+/// Whether a map may take the kernel for bfloat16 and whole tiles.
+template <class F, int Most>
+bool is_usual(map_arguments<F, Most> const& a) noexcept {
+  bool usual = a.type == dtype::bf16 && a.in.has_base && a.in.deltas && a.in.base.type == dtype::bf16 && a.in.whole;
+  for (int i = 0; i < a.in.count; ++i) { usual = usual && a.in.models[i].type == dtype::bf16; }
+  if constexpr (F::prunes) { usual = usual && (!F::random || a.in.grouped); }
+  return usual && a.in.cols % (F::layout == tile_layout::spread ? 64 : tile_elements) == 0;
+}
+
 /// Enqueues a map of a block's channels. `make(std::integral_constant<int, Most>)` makes the function for up to so many models.
 /// @param out    [rows, cols] of `block.out`, packed
 /// @param given  the block as its owner knows it, for errors, where `block` is another
@@ -187,7 +196,15 @@ void map_elements(device_method_workspace& work, channel_block const& block, ind
       part.tiles = count * of_row;
       if constexpr (few) {
         auto const blocks = static_cast<unsigned>((part.tiles + threads - 1) / threads);
-        with_few_models<Most>(n, [&]<int N>(std::integral_constant<int, N>) { map_kernel<N><<<blocks, threads, 0, be.stream()>>>(part); });
+        with_few_models<Most>(n, [&]<int N>(std::integral_constant<int, N>) {
+          if constexpr (function::prunes && N > 1) {
+            if (is_usual<function>(part)) {
+              map_kernel<N, true><<<blocks, threads, 0, be.stream()>>>(part);
+              return;
+            }
+          }
+          map_kernel<N, false><<<blocks, threads, 0, be.stream()>>>(part);
+        });
       } else {
         std::size_t const shared = threads * static_cast<std::size_t>(n) * sizeof(float);
         auto const kernel = map_many_kernel<function, Most>;

@@ -16,13 +16,22 @@ constexpr std::size_t rank_memory() noexcept {
   return static_cast<std::size_t>(rank_threads) * (Items * 6 + rank_digits * 2) + 128;
 }
 
-/// ranks[row, column]: ascending; of equal magnitudes the lower column ranks higher. A block takes a row: a radix sort of 4 bits
-/// a pass, from the last column to the first; a thread has a run of `Items` elements, an odd number, so that the threads of a
+/// Where ranks go: ranks[row, column].
+struct rank_writer {
+  std::uint32_t* ranks;
+  index_t cols;
+  std::uint32_t count;
+
+  __device__ std::uint32_t rows() const noexcept { return count; }
+  __device__ index_t row(std::uint32_t i) const noexcept { return i; }
+  __device__ void operator()(index_t row, index_t col, std::uint32_t rank) const noexcept { ranks[row * cols + col] = rank; }
+};
+
+/// write(row, column, rank): ascending; of equal magnitudes the lower column ranks higher. A radix sort of 4 bits a pass, from the last column to the first; a thread has a run of `Items` elements, an odd number, so that the threads of a
 /// warp meet different banks.
-template <int Items>
-BRAID_KERNEL void __launch_bounds__(rank_threads) rank_row_kernel(device_input base, device_input model, index_t columns, std::uint32_t* ranks) {
+template <int Items, class Writer>
+__device__ void rank_row(device_input const& base, device_input const& model, index_t columns, index_t row, std::byte* memory, Writer const& write) {
   static_assert(Items % 2 == 1);
-  BRAID_BLOCK_MEMORY(memory);
   constexpr int most = rank_threads * Items;
   auto* const keys = reinterpret_cast<std::uint32_t*>(memory);
   auto* const numbers = reinterpret_cast<std::uint16_t*>(keys + most);
@@ -30,7 +39,6 @@ BRAID_KERNEL void __launch_bounds__(rank_threads) rank_row_kernel(device_input b
   auto* const of_warps = reinterpret_cast<std::uint32_t*>(counts + rank_digits * rank_threads);
   auto const cols = static_cast<int>(columns);
   int const thread = static_cast<int>(threadIdx.x);
-  index_t const row = blockIdx.x;
   std::byte const* const from = model.data + row * model.stride;
   std::byte const* const from_base = base.data + row * base.stride;
   std::uint32_t any = 0;
@@ -115,7 +123,20 @@ BRAID_KERNEL void __launch_bounds__(rank_threads) rank_row_kernel(device_input b
   // From places to columns: ranks take the keys' room.
   for (int i = thread; i < cols; i += rank_threads) { keys[numbers[i]] = static_cast<std::uint32_t>(i); }
   __syncthreads();
-  for (int c = thread; c < cols; c += rank_threads) { ranks[row * columns + c] = keys[c]; }
+  for (int c = thread; c < cols; c += rank_threads) { write(row, c, keys[c]); }
+}
+
+/// Blocks share the rows that `write` names.
+template <int Items, class Writer>
+BRAID_KERNEL void __launch_bounds__(rank_threads) rank_row_kernel(device_input base, device_input model, index_t columns, __grid_constant__ Writer const write) {
+  BRAID_BLOCK_MEMORY(memory);
+  std::uint32_t const rows = write.rows();
+  for (std::uint32_t i = blockIdx.x; i < rows; i += gridDim.x) {
+    index_t const row = write.row(i);
+    if (row < 0) { continue; }  // for all threads
+    rank_row<Items>(base, model, columns, row, memory, write);
+    __syncthreads();
+  }
 }
 
 }  // namespace detail

@@ -17,6 +17,7 @@ struct sampled_stream {
   std::uint32_t low;
   std::uint32_t middle;
   std::uint32_t high;
+  bool reaches_zero;              // whether zeros lie between, beside the cut's likely magnitude
   // Counted.
   unsigned long long above;       // elements beyond `high`
   unsigned long long equal;       // to `middle`
@@ -30,6 +31,7 @@ struct sampled_stream {
 };
 
 inline constexpr int sample_threads = 1024;
+inline constexpr unsigned sample_bins = 2 * sample_threads;
 inline constexpr int sample_tiles = 1;                                                 // a thread
 inline constexpr int sampled_chunk_steps = 4;
 inline constexpr index_t sampled_chunk = 256 * tile_elements * sampled_chunk_steps;  // elements of a block
@@ -49,7 +51,8 @@ struct sampled_arguments {
 /// A block takes a model, and the order statistics of its sample.
 template <int Most>
 BRAID_KERNEL void __launch_bounds__(sample_threads) sample_kernel(__grid_constant__ sampled_arguments<Most> const a) {
-  BRAID_BLOCK_OBJECT(std::uint32_t, room[32 * 3 + 3]);
+  BRAID_BLOCK_OBJECT(std::uint32_t, room[32 * 3 + 6]);
+  BRAID_BLOCK_OBJECT(std::uint32_t, counts[3 * sample_bins]);
   device_input const model = a.in.models[blockIdx.x];
   sampled_stream& stream = a.streams[blockIdx.x];
   constexpr std::uint32_t tiles = sample_threads * sample_tiles;
@@ -76,46 +79,79 @@ BRAID_KERNEL void __launch_bounds__(sample_threads) sample_kernel(__grid_constan
   double const q = a.largest ? share : 1.0 - share;
   double const margin = 5.0 * ::sqrt(samples * q * (1.0 - q)) + 2.0;
   double const ranks[3] = {q * samples + margin, q * samples, q * samples - margin};
-  std::uint32_t value[3] = {0, 0, 0};
-  for (int bit = 30; bit >= 0; --bit) {
-    std::uint32_t count[3];
+  std::uint32_t left[3];   // rank among the keys that begin with the value
+  std::uint32_t value[3];  // the largest that at least `rank` keys reach, digit by digit
 #pragma unroll
-    for (int r = 0; r < 3; ++r) {
-      std::uint32_t const least = value[r] | 1u << bit;
-      std::uint32_t mine = 0;
+  for (int r = 0; r < 3; ++r) {
+    double const rank = ::ceil(ranks[r]);
+    left[r] = rank < 1.0 ? 1u : rank > samples ? samples : static_cast<std::uint32_t>(rank);
+    value[r] = 0;
+  }
+  for (int pass = 0; pass < 3; ++pass) {
+    int const shift = pass == 0 ? 20 : pass == 1 ? 10 : 0;
+    int const bits = pass == 0 ? 11 : 10;
+    for (unsigned i = threadIdx.x; i < 3 * sample_bins; i += sample_threads) { counts[i] = 0; }
+    __syncthreads();
 #pragma unroll
-      for (int k = 0; k < sample_tiles; ++k) {
+    for (int k = 0; k < sample_tiles; ++k) {
 #pragma unroll
-        for (int j = 0; j < tile_elements; ++j) { mine += key[k][j] >= least ? 1u : 0u; }
+      for (int j = 0; j < tile_elements; ++j) {
+        std::uint32_t const bin = key[k][j] >> shift & ((1u << bits) - 1u);
+        for (unsigned r = 0; r < (pass == 0 ? 1u : 3u); ++r) {
+          if (pass == 0 || key[k][j] >> (shift + bits) == value[r]) { atomicAdd(&counts[r * sample_bins + bin], 1u); }
+        }
       }
-      count[r] = __reduce_add_sync(0xFFFFFFFFu, mine);
-    }
-    if (threadIdx.x % 32 == 0) {
-      for (unsigned r = 0; r < 3; ++r) { room[r * 32 + threadIdx.x / 32] = count[r]; }
     }
     __syncthreads();
-    if (threadIdx.x < 32) {
-      for (unsigned r = 0; r < 3; ++r) {
-        std::uint32_t const all = __reduce_add_sync(0xFFFFFFFFu, room[r * 32 + threadIdx.x]);
-        if (threadIdx.x == 0) { room[96 + r] = all; }
+    // Each thread has two bins, the first one the highest.
+    std::uint32_t const top = sample_bins - 1u - 2u * threadIdx.x;
+    std::uint32_t sum[3];
+#pragma unroll
+    for (unsigned r = 0; r < 3; ++r) {
+      std::uint32_t const* const of = counts + (pass == 0 ? 0u : r * sample_bins);
+      sum[r] = of[top] + of[top - 1];
+#pragma unroll
+      for (unsigned step = 1; step < 32; step *= 2) {
+        std::uint32_t const lower = __shfl_up_sync(0xFFFFFFFFu, sum[r], step);
+        if (threadIdx.x % 32 >= step) { sum[r] += lower; }
+      }
+      if (threadIdx.x % 32 == 31) { room[r * 32 + threadIdx.x / 32] = sum[r]; }
+    }
+    __syncthreads();
+#pragma unroll
+    for (unsigned r = 0; r < 3; ++r) {
+      std::uint32_t const* const of = counts + (pass == 0 ? 0u : r * sample_bins);
+      std::uint32_t const both = of[top] + of[top - 1];
+      std::uint32_t above = sum[r] - both;
+      for (unsigned w = 0; w < threadIdx.x / 32; ++w) { above += room[r * 32 + w]; }
+      if (above < left[r] && left[r] <= above + both) {
+        bool const first = left[r] <= above + of[top];
+        room[96 + r] = first ? top : top - 1;
+        room[99 + r] = first ? above : above + of[top];
       }
     }
     __syncthreads();
-    // The largest value that at least `rank` keys reach.
+#pragma unroll
     for (int r = 0; r < 3; ++r) {
-      if (static_cast<double>(room[96 + r]) >= ranks[r]) { value[r] |= 1u << bit; }
+      value[r] = value[r] << bits | room[96 + r];
+      left[r] -= room[99 + r];
     }
     __syncthreads();
   }
   if (threadIdx.x == 0) {
-    stream.low = ranks[0] > samples ? 0u : value[0];
+    std::uint32_t const low = ranks[0] > samples ? 0u : value[0];
+    std::uint32_t const high = ranks[2] < 1.0 ? 0x7FFFFFFFu : value[2];
+    // Which of equal zeros are taken makes no difference to anyone, so they aren't kept as candidates.
+    stream.reaches_zero = low == 0 && value[1] != 0;
+    stream.low = low == 0 && high != 0 ? 1u : low;
     stream.middle = value[1];
-    stream.high = ranks[2] < 1.0 ? 0x7FFFFFFFu : value[2];
+    stream.high = high;
   }
 }
 
 /// A block takes a chunk of the elements of all models.
-template <int N, int Most>
+/// Usual: all are bfloat16.
+template <int N, bool Usual, int Most>
 BRAID_KERNEL void __launch_bounds__(256) count_around_kernel(__grid_constant__ sampled_arguments<Most> const a) {
   BRAID_BLOCK_MEMORY(memory);
   auto* const kept = reinterpret_cast<std::uint16_t*>(memory);  // [models, chunk_candidates]: numbers in the chunk
@@ -145,7 +181,11 @@ BRAID_KERNEL void __launch_bounds__(256) count_around_kernel(__grid_constant__ s
     int const at = (step * 256 + static_cast<int>(threadIdx.x)) * tile_elements;
     if (chunk + at >= a.in.cols) { break; }
     element_tile<N> tile;
-    load_elements<N, tile_layout::together>(a.in, 0, chunk + at, true, tile);
+    if constexpr (Usual) {
+      load_deltas<N, tile_layout::together>(a.in, 0, chunk + at, tile);
+    } else {
+      load_elements<N, tile_layout::together>(a.in, 0, chunk + at, true, tile);
+    }
 #pragma unroll
     for (int i = 0; i < N; ++i) {
       std::uint32_t inside = 0;  // a bit an element
@@ -217,7 +257,14 @@ BRAID_KERNEL void __launch_bounds__(1024) find_cut_kernel(__grid_constant__ samp
   auto const total = static_cast<unsigned long long>(a.in.cols);
   unsigned long long const before = a.largest ? stream.above : total - stream.above - stream.equal - stream.candidates;
   unsigned long long const first = a.largest ? stream.larger : stream.candidates - stream.larger;
-  if (stream.overflow || stream.wanted <= before || stream.wanted > before + stream.equal + stream.candidates) { return; }
+  bool const beyond = stream.wanted > before + stream.equal + stream.candidates;
+  if (stream.overflow || stream.wanted <= before || beyond) {
+    if (threadIdx.x == 0 && !stream.overflow && stream.reaches_zero && beyond == a.largest) {
+      stream.cut = {0, a.in.cols};
+      stream.state = sampled_stream::found;
+    }
+    return;
+  }
   unsigned long long const rank = stream.wanted - before;
   if (rank <= first || rank > first + stream.equal) {
     if (threadIdx.x == 0) {

@@ -95,9 +95,18 @@ inline std::vector<std::optional<magnitude_cut>> select_by_sample(device_method_
   sample_kernel<<<static_cast<unsigned>(n), sample_threads, 0, be.stream()>>>(a);
   with_few_models<most_few_models>(static_cast<int>(n), [&]<int N>(std::integral_constant<int, N>) {
     constexpr std::size_t shared = N * (chunk_candidates * sizeof(std::uint16_t) + sizeof(unsigned long long) + 4 * sizeof(std::uint32_t));
-    auto const kernel = count_around_kernel<N, most_few_models>;
-    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)), "asking for shared memory");
-    kernel<<<chunks, 256, shared, be.stream()>>>(a);
+    auto const run = [&]<bool Usual>(std::bool_constant<Usual>) {
+      auto const kernel = count_around_kernel<N, Usual, most_few_models>;
+      check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)), "asking for shared memory");
+      kernel<<<chunks, 256, shared, be.stream()>>>(a);
+    };
+    bool usual = a.in.base.type == dtype::bf16;
+    for (int i = 0; i < N; ++i) { usual = usual && a.in.models[i].type == dtype::bf16; }
+    if (usual) {
+      run(std::true_type{});
+    } else {
+      run(std::false_type{});
+    }
   });
   find_cut_kernel<<<static_cast<unsigned>(n), 1024, 0, be.stream()>>>(a, chunks);
   check_cuda(cudaGetLastError(), "starting a selection");

@@ -31,6 +31,13 @@ __device__ inline void store_once(void* p, std::uint32_t const (&word)[1]) noexc
   asm volatile("st.global.cs.u32 [%0], %1;" ::"l"(p), "r"(word[0]) : "memory");
 }
 
+/// 1 / x to about the last bit.
+__device__ inline float reciprocal(float x) noexcept {
+  float r;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
+  return r;
+}
+
 /// x * y + z with one rounding.
 __device__ inline float fused(float x, float y, float z) noexcept { return __fmaf_rn(x, y, z); }
 

@@ -143,6 +143,13 @@ inline unsigned __ballot_sync(unsigned, bool mine) {
 }
 inline int __all_sync(unsigned mask, bool mine) { return __ballot_sync(mask, mine) == ~0u ? 1 : 0; }
 inline int __any_sync(unsigned mask, bool mine) { return __ballot_sync(mask, mine) != 0 ? 1 : 0; }
+inline unsigned __match_any_sync(unsigned, unsigned mine) {
+  return emulated::in_warp(mine, [mine](auto const& at) {
+    unsigned same = 0;
+    for (unsigned lane = 0; lane < 32; ++lane) { same |= (at(lane) == mine ? 1u : 0u) << lane; }
+    return same;
+  });
+}
 inline unsigned __reduce_max_sync(unsigned, unsigned mine) {
   return emulated::in_warp(mine, [](auto const& at) {
     unsigned most = 0;

@@ -17,6 +17,7 @@ void store_once(void* p, std::uint32_t const (&word)[N]) {
   if (reinterpret_cast<std::uintptr_t>(p) % sizeof word != 0) { std::abort(); }
   std::memcpy(p, word, sizeof word);
 }
+inline float reciprocal(float x) noexcept { return 1.0f / x; }
 inline float fused(float x, float y, float z) noexcept { return std::fma(x, y, z); }
 
 }  // namespace detail::ptx
