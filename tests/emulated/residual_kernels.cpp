@@ -191,7 +191,7 @@ TEST_CASE("residuals that the emulated kernel codes are the CPU's", "[emulated]"
   random_source random(521);
   for (int code = 0; code < 6; ++code) {
     bool const searches = code >= 4;  // shuffles a column, each of which takes long here
-    for (int round = 0; round < (searches ? 4 : 14); ++round) {
+    for (int round = 0; round < (searches ? 4 : 8); ++round) {
       int const n = searches ? 2 + round / 3 : random.between(1, 5);
       index_t const cols = searches ? (round == 2 ? 150 : random.between(1, 40)) : std::max<index_t>(1, random_cols(random));
       family const f = random_family(random, random.one_of(usual_types), searches ? 1 : random.between(1, 4), cols, n);
@@ -209,7 +209,7 @@ TEST_CASE("residuals of rows with any finite bits, and of rows that aren't finit
   random_source random(522);
   for (int code = 0; code < 5; ++code) {
     for (int round = 0; round < 4; ++round) {
-      family f = random_family(random, random.one_of(usual_types), 2, random.between(1, code < 4 ? 300 : 12), random.between(2, 4));
+      family f = random_family(random, random.one_of(usual_types), 2, random.between(1, code < 4 ? 150 : 12), random.between(2, 4));
       if (round < 2) {
         for (auto& e : f.experts) { fill_with_any_finite(random, e.weight); }
       } else {
@@ -219,6 +219,7 @@ TEST_CASE("residuals of rows with any finite bits, and of rows that aren't finit
       }
       residual_case c;
       c.groups = 1;
+      c.threads = 32;
       c.allow_nonfinite = true;
       check_any(f, policy_of(code, random.between(0, 2), false), c);
     }
@@ -229,7 +230,7 @@ TEST_CASE("residuals of many experts, of other types, of equal rows", "[emulated
   random_source random(523);
   for (int code = 0; code < 6; ++code) {
     int const n = random.between(5, 9);
-    family f = random_family(random, code % 2 == 0 ? dtype::f8_e4m3 : dtype::f8_e5m2, code < 4 ? 3 : 1, random.between(1, code < 4 ? 600 : 9), n);
+    family f = random_family(random, code % 2 == 0 ? dtype::f8_e4m3 : dtype::f8_e5m2, code < 4 ? 3 : 1, random.between(1, code < 4 ? 300 : 9), n);
     for (std::size_t e = 1; e < f.experts.size(); ++e) {
       for (index_t r = 0; r < f.base.rows; ++r) {
         if (random.chance(0.4)) { f.experts[e].weight.copy_row(r, f.experts[e - 1].weight); }
@@ -237,6 +238,7 @@ TEST_CASE("residuals of many experts, of other types, of equal rows", "[emulated
     }
     residual_case c;
     c.groups = 2;
+    c.threads = 32;
     check_any(f, policy_of(code, code < 4 ? 2 : 1, code % 3 == 0), c);
   }
 }

@@ -432,7 +432,7 @@ class residual_channel {
 
 /// Blocks take channels in turn. Behind a merge that found something not finite, and mustn't, nothing is done.
 template <class Coder>
-BRAID_KERNEL void __launch_bounds__(512) code_residuals_kernel(__grid_constant__ residual_arguments const a) {
+BRAID_KERNEL void __launch_bounds__(512, 1) code_residuals_kernel(__grid_constant__ residual_arguments const a) {
   BRAID_BLOCK_MEMORY(memory);
   BRAID_BLOCK_OBJECT(residual_members, members);
   if (!a.allow_nonfinite && a.merged.totals->first_bad != ~0ull) { return; }
