@@ -129,7 +129,7 @@ TEST_CASE("cuts over a whole model are the CPU's", "[algorithms][short][sanitize
     std::vector<family> tensors;
     for (int t = random.between(1, 5); t > 0; --t) {
       auto const type = random.one_of(std::vector<dtype>{dtype::f32, dtype::bf16, dtype::f16});
-      tensors.push_back(random_family(random, type, random.between(0, 30), random_cols(random), models));
+      tensors.push_back(random_family(random, type, random.between(1, 30), std::max<index_t>(1, random_cols(random)), models));
       if (round % 2 == 0) {  // few magnitudes, so that equals straddle the cuts
         auto& f = tensors.back();
         for (index_t r = 0; r < f.base.rows; ++r) {

@@ -10,7 +10,7 @@
 
 namespace braid_test {
 
-/// Bytes of rows are random numbers of the type, some of them as large as it holds; codes are random in each row where `coded`.
+/// Rows are random numbers of the type, none of them NaN, in some tensors as large as it holds; codes are random in each row where `coded`.
 template <class T>
 braid::grouped_tensor<T> random_grouped(random_source& random, int experts, index_t channels, index_t cols, int most_groups, bool coded) {
   using access = braid::detail::grouped_tensor_access;
@@ -29,7 +29,8 @@ braid::grouped_tensor<T> random_grouped(random_source& random, int experts, inde
     extra += std::max(used, 1) - 1;
   }
   double const scale = random.one_of(std::vector<double>{1.0, 1.0, 300.0, 60000.0});
-  for (index_t i = 0; i < (channels + extra) * cols; ++i) { pool[i] = T(static_cast<float>(random.bell() * scale)); }
+  constexpr float top = braid::detail::largest_finite<T>;
+  for (index_t i = 0; i < (channels + extra) * cols; ++i) { pool[i] = T(std::clamp(static_cast<float>(random.bell() * scale), -top, top)); }
   access::finish(t, extra, 0.25);
   if (!coded) { return t; }
   braid::residual_block block;

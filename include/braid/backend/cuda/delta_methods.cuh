@@ -7,7 +7,7 @@
 #include <braid/backend/cuda/row_codes.cuh>
 #include <braid/backend/cuda/row_statistics.cuh>
 #include <braid/backend/cuda/row_sums.cuh>
-#include <braid/backend/cuda/sampled_select.cuh>
+#include <braid/backend/cuda/select_deltas.cuh>
 #include <braid/backend/cuda/value_select.cuh>
 #include <braid/method/task_arithmetic.hpp>
 
@@ -32,26 +32,6 @@ class device_pruner {
   [[nodiscard]] virtual std::vector<double> magnitude_sums(device_method_workspace& work, channel_block const& block, index_t cols) const = 0;
   [[nodiscard]] virtual survivors kept(std::size_t model) const noexcept = 0;
 };
-
-/// The cuts that take `wanted[i]` elements of the delta of model i, largest or smallest first. Waits.
-inline std::vector<magnitude_cut> select_deltas(device_method_workspace& work, channel_block const& block, index_t cols, std::vector<index_t> const& wanted,
-                                                radix_select::order order) {
-  std::vector<magnitude_cut> cuts;
-  for (std::size_t first = 0; first < wanted.size(); first += most_count_streams) {
-    std::size_t const last = std::min(wanted.size(), first + most_count_streams);
-    channel_block part = block;
-    part.experts.assign(block.experts.begin() + static_cast<std::ptrdiff_t>(first), block.experts.begin() + static_cast<std::ptrdiff_t>(last));
-    std::vector<index_t> const here(wanted.begin() + static_cast<std::ptrdiff_t>(first), wanted.begin() + static_cast<std::ptrdiff_t>(last));
-    auto const quick = select_by_sample(work, part, cols, here, order);
-    std::vector<magnitude_cut> slow;
-    if (std::any_of(quick.begin(), quick.end(), [](auto const& c) { return !c.has_value(); })) {
-      value_selector select(work, part, cols, operand::deltas, delta_values{}, order);
-      slow = select([&](std::size_t s, index_t) { return here[s]; });
-    }
-    for (std::size_t i = 0; i < here.size(); ++i) { cuts.push_back(quick[i] ? *quick[i] : slow[i]); }
-  }
-  return cuts;
-}
 
 template <class Prune>
 auto any_plan_of(Prune const& prune) {
