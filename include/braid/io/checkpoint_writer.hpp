@@ -271,7 +271,7 @@ class checkpoint_writer {
 
   void put(slot_state& s, std::uint64_t offset, std::span<std::byte const> data) {
     s.home->file->write(s.home->data_start + s.meta.offset + offset, data);
-    s.written.fetch_add(data.size(), std::memory_order_relaxed);
+    s.written.fetch_add(data.size(), std::memory_order_release);  // whoever sees all of it unmaps the file
     total_.fetch_add(data.size(), std::memory_order_relaxed);
   }
 

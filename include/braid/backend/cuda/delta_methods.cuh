@@ -97,6 +97,7 @@ class device_policy_pruner final : public device_pruner {
 
   [[nodiscard]] std::vector<double> magnitude_sums(device_method_workspace& work, channel_block const& block, index_t cols) const override {
     std::size_t const sums = 2 * policies_.size();
+    current_device const current(work.executor().device());
     device_row_sums all;
     all.sums = static_cast<std::uint32_t>(sums);
     all.rows = work.executor().template make_buffer<float>(static_cast<std::size_t>(block.rows) * sums);

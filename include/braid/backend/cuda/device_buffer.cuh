@@ -82,7 +82,11 @@ class device_buffer {
   device_buffer(device_buffer const&) = delete;
   device_buffer& operator=(device_buffer const&) = delete;
   ~device_buffer() {
-    if (data_ != nullptr) { (void)cudaFreeAsync(data_, on_->stream); }
+    if (data_ == nullptr) { return; }
+    int before = on_->device;  // of this thread, which may work on another device
+    if (cudaGetDevice(&before) == cudaSuccess && before != on_->device) { (void)cudaSetDevice(on_->device); }
+    (void)cudaFreeAsync(data_, on_->stream);
+    if (before != on_->device) { (void)cudaSetDevice(before); }
   }
 
   [[nodiscard]] T* data() const noexcept { return data_; }

@@ -41,15 +41,17 @@ struct merge_tensor<cuda> {
     }
     op.enqueue(be, context, source,
                {reinterpret_cast<std::byte*>(pool), reinterpret_cast<std::byte*>(extra), most_extra, label.data(), totals_there.data()}, coded);
-    std::int32_t extra_rows = 0;
-    access::place(out, be, label.data(), &extra_rows);
     be.to_host(&totals, static_cast<detail::merge_totals const*>(totals_there.data()), 1);
     be.synchronize();
     if (totals.first_bad != ~0ull) { detail::report_nonfinite(be, context, source, static_cast<index_t>(totals.first_bad)); }
+    std::int32_t extra_rows = 0;
+    access::place(out, be, label.data(), &extra_rows);
+    be.synchronize();
     if (codes_anything(op.residual)) {
       access::pack_residuals(out, be, std::move(code), std::move(planes), coded.plane_bytes, std::move(scales), coded.scale_count, context.column);
     }
     access::close_gaps(out, be, extra_rows, most_extra);
+    be.synchronize();  // other executors may read it from here on
     access::finish(out, extra_rows,
                    totals.compared == 0 ? 1.0
                                         : static_cast<double>(static_cast<std::int64_t>(totals.similarity)) / merged_block::similarity_unit /

@@ -155,7 +155,7 @@ struct sign_coder {
           for (int t = 0; t < thresholds; ++t) {
             bool const is_above = size > limit[t];
             sum[2 * t] = sum[2 * t] + h * (is_above ? size : 0.0f);
-            sum[2 * t + 1] = sum[2 * t + 1] + (is_above ? h : 0.0f);
+            sum[2 * t + 1] = sum[2 * t + 1] + h * (is_above ? 1.0f : 0.0f);
           }
         }
       }, above);
@@ -215,7 +215,7 @@ struct ternary_coder {
           float const h = weight(c, v);
           bool const is_above = size > threshold;
           sum[0] = sum[0] + h * (is_above ? size : 0.0f);
-          sum[1] = sum[1] + (is_above ? h : 0.0f);
+          sum[1] = sum[1] + h * (is_above ? 1.0f : 0.0f);
         }
       }, above);
       found.scale[0] = static_cast<float>(stored_scale(above[1] > 0.0f ? above[0] / above[1] : 0.0f));

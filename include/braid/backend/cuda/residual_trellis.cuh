@@ -284,11 +284,12 @@ struct trellis_coder {
         }
       }
     }
-    // The best last state, of equals the lowest.
-    float least = path.cost[0];
+    // The best last state, of equals the lowest; state 0 where its own cost is NaN, as nothing is less.
+    bool const none_is_less = __shfl_sync(0xFFFFFFFFu, path.cost[0] != path.cost[0] ? 1u : 0u, 0) != 0;
+    float least = __uint_as_float(0x7F800000u);
     unsigned state = static_cast<unsigned>(8 * lane);
 #pragma unroll
-    for (unsigned i = 1; i < 8; ++i) {
+    for (unsigned i = 0; i < 8; ++i) {
       if (path.cost[i] < least) {
         least = path.cost[i];
         state = static_cast<unsigned>(8 * lane) + i;
@@ -302,6 +303,7 @@ struct trellis_coder {
         state = there;
       }
     }
+    if (none_is_less) { state = 0; }
     for (int first = (cols - 1) / 32 * 32; first >= 0; first -= 32) {
       unsigned of_lane[4];  // a word for eight columns
 #pragma unroll

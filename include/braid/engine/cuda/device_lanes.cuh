@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <condition_variable>
+#include <exception>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -79,6 +80,13 @@ class device_lanes {
     for (std::size_t i = count; i > 0; --i) { free_.push_back(&lanes_[i - 1]); }
   }
 
+  device_lanes(device_lanes const&) = delete;
+  device_lanes& operator=(device_lanes const&) = delete;
+  ~device_lanes() {
+    lanes_.clear();
+    while (!memory_.empty()) { memory_.pop_back(); }  // backwards: of a device that is named twice, the first knows how it was
+  }
+
   static constexpr int any_device = -1;
 
   /// A lane, until this goes.
@@ -87,12 +95,17 @@ class device_lanes {
     explicit taken(device_lanes& from, int device = any_device) : from_(from), lane_(from.take(device)) {}
     taken(taken const&) = delete;
     taken& operator=(taken const&) = delete;
-    ~taken() { from_.give_back(lane_); }
+    ~taken() {
+      // What failed may have left copies under way, from and to memory that somebody else gets next.
+      if (std::uncaught_exceptions() > failures_) { (void)cudaStreamSynchronize(lane_->be.stream()); }
+      from_.give_back(lane_);
+    }
     [[nodiscard]] device_lane& operator*() const noexcept { return *lane_; }
 
    private:
     device_lanes& from_;
     device_lane* lane_;
+    int failures_ = std::uncaught_exceptions();
   };
 
  private:

@@ -17,6 +17,7 @@
 #include <chrono>
 #include <exception>
 #include <mutex>
+#include <system_error>
 #include <thread>
 
 BRAID_NAMESPACE_BEGIN
@@ -97,7 +98,9 @@ class recipe_job {
     std::size_t failed_at = count;
     std::exception_ptr failure;
     auto const drive = [&](line& l) {
-      for (std::size_t i = next++; i < count && !failed; i = next++) {
+      while (!failed) {  // asked before a number is taken: the first tensor that fails has been tried
+        std::size_t const i = next++;
+        if (i >= count) { return; }
         try {
           tensor(i, l);
         } catch (...) {
@@ -110,10 +113,19 @@ class recipe_job {
         }
       }
     };
-    std::vector<std::thread> others;
-    for (std::size_t i = 1; i < lines_.size(); ++i) { others.emplace_back([&, i] { drive(*lines_[i]); }); }
-    drive(*lines_.front());
-    for (std::thread& t : others) { t.join(); }
+    {
+      struct joining {
+        std::vector<std::thread> threads;
+        ~joining() {
+          for (std::thread& t : threads) { t.join(); }
+        }
+      } others;
+      try {
+        for (std::size_t i = 1; i < lines_.size(); ++i) { others.threads.emplace_back([&, i] { drive(*lines_[i]); }); }
+      } catch (std::system_error const&) {  // fewer lines do as well
+      }
+      drive(*lines_.front());
+    }
     if (failure) { std::rethrow_exception(failure); }
   }
 
@@ -173,7 +185,7 @@ class recipe_job {
           copy(t, inputs, slot, l, hashes);
         }
       } catch (braid::detail::nonfinite_found const& found) { throw value_error(describe(t, found.where)); }
-      release_all(t);
+      for (run_source const& s : t.inputs()) { release_all(s); }
     }
     std::lock_guard const lock(mutex_);
     report_.tensors[number] = std::move(stats);
@@ -182,6 +194,7 @@ class recipe_job {
     for (; hashed_ < pending_.size() && pending_[hashed_]; ++hashed_) {  // of models, in the order of the plan
       add_hashes(plan_.tensors[hashed_], *pending_[hashed_]);
       pending_[hashed_]->clear();
+      for (run_source const& s : plan_.tensors[hashed_].owners) { release_all(s); }  // which hashing has read
     }
   }
 
@@ -314,9 +327,10 @@ class recipe_job {
                                         std::min(static_cast<std::uint64_t>(rows) * bytes, s.tensor->bytes - begin));
   }
 
+  void release_all(run_source const& s) const { plan_.models[s.model].files.release(*s.tensor, 0, s.tensor->bytes); }
   void release_all(run_tensor const& t) const {
-    for (run_source const& s : t.inputs()) { plan_.models[s.model].files.release(*s.tensor, 0, s.tensor->bytes); }
-    for (run_source const& s : t.owners) { plan_.models[s.model].files.release(*s.tensor, 0, s.tensor->bytes); }
+    for (run_source const& s : t.inputs()) { release_all(s); }
+    for (run_source const& s : t.owners) { release_all(s); }
   }
 
   void add_hashes(run_tensor const& t, row_hashes const& rows) {

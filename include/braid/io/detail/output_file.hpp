@@ -136,10 +136,12 @@ class output_file {
     rlimit limit{};
     // Beyond the limit the process would be ended, though the file may never get that large.
     if (::getrlimit(RLIMIT_FSIZE, &limit) != 0 || limit.rlim_cur < first + size) { return false; }
-    int failed = 0;
-    do {
+    // A signal makes a tmpfs begin again from nothing, so that a timer could do so for ever.
+    int failed = -1;
+    for (int tries = 0; failed != 0 && tries < 8; ++tries) {
       failed = ::fallocate(fd_.get(), 0, static_cast<off_t>(first), static_cast<off_t>(size));
-    } while (failed != 0 && errno == EINTR);
+      if (failed != 0 && errno != EINTR) { break; }
+    }
     if (failed != 0) { return false; }
     reserved_ = true;
     p.reserved = true;

@@ -24,14 +24,15 @@ enum class product_order {
 /// lies in device memory, rows that experts share once, signs of residuals as they are stored.
 ///
 /// In `product_order::fixed` the bits are those of `row_linear` on the CPU. In `product_order::any` vectors of float32 are taken
-/// apart into numbers of the rows' type (three of bf16, which are exact, or two of f16: 22 bits relative to a vector's largest
-/// number), and vectors of the rows' type are multiplied as they are.
+/// apart into numbers of the rows' type (three of bf16, which are exact from about 2^-110 on, or two of f16: 22 bits relative to
+/// a vector's largest number), and vectors of the rows' type are multiplied as they are. Rows have to be finite there: infinity
+/// times a part that is zero is NaN.
 ///
 /// Kernels read rows before the kernel ahead of them on the stream has ended, and vectors behind it.
 ///
 /// Which rows a batch needs depends on its experts alone. That is worked out on the host when experts come in an order that
 /// hasn't been seen yet, and kept: later products with the same experts only start kernels, and may be captured in a graph.
-/// Use one object from one thread at a time.
+/// Use one object from one thread and on one stream at a time, and let that stream finish before the object goes.
 /// @note Channel Merging, arXiv 2412.15283: inference looks an expert's channels up.
 class device_row_linear {
  public:

@@ -63,7 +63,7 @@ BRAID_KERNEL void __launch_bounds__(split_threads) split_inputs_kernel(split_arg
     for (int w = 0; w < split_threads / 32; ++w) { most = largest[w] > most ? largest[w] : most; }
     // 2^(14 - exponent), and its inverse, both normal numbers.
     int power = most == 0 ? 0 : 14 + 127 - static_cast<int>(most >> 23);
-    power = power > 110 ? 110 : power < -110 ? -110 : power;
+    power = power > 126 ? 126 : power;  // from -113 on
     factor = __uint_as_float(static_cast<std::uint32_t>(127 + power) << 23);
     if (thread == 0) { a.scale[vector] = __uint_as_float(static_cast<std::uint32_t>(127 - power) << 23); }
   }
