@@ -28,33 +28,19 @@ struct fill_labels {
 };
 
 /// Inputs and outputs. Where a group has more than two members, its shared row begins as the base.
-struct tensor_set {
-  std::vector<braid::device_buffer<bfloat16>> models;
+struct tensor_set : braid_bench::model_set {
   braid::device_buffer<bfloat16> pool;
   braid::device_buffer<std::byte> planes;
   braid::device_buffer<bfloat16> scales;
   braid::device_buffer<braid::residual_code> code;
-  braid::tensor_channels source;
 
-  tensor_set(braid::cuda const& be, index_t rows, index_t cols) {
+  tensor_set(braid::cuda const& be, index_t rows, index_t cols) : model_set(be, rows, cols, experts) {
     auto const n = static_cast<std::size_t>(rows * cols);
-    for (int m = 0; m <= experts; ++m) {
-      models.push_back(be.make_buffer<bfloat16>(n));
-      be.for_each(rows * cols, braid_bench::fill_model{models.back().data(), static_cast<std::uint64_t>(m)});
-    }
     pool = be.make_buffer<bfloat16>(2 * n);
     be.for_each(rows * cols, braid_bench::fill_model{pool.data(), 0});
     planes = be.make_buffer<std::byte>(n * experts / 4);
     scales = be.make_buffer<bfloat16>(static_cast<std::size_t>(rows) * experts);
     code = be.make_buffer<braid::residual_code>(static_cast<std::size_t>(rows) * experts);
-    source.channels = rows;
-    source.cols = cols;
-    source.out = braid::dtype::bf16;
-    auto const of = [&](int m) {
-      return braid::channel_rows{reinterpret_cast<std::byte const*>(models[static_cast<std::size_t>(m)].data()), braid::dtype::bf16, cols * 2};
-    };
-    source.base = of(0);
-    for (int m = 1; m <= experts; ++m) { source.experts.push_back(of(m)); }
   }
 };
 

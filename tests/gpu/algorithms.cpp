@@ -1,4 +1,5 @@
 #include "support/catch.hpp"
+#include "support/plain_algorithms.hpp"
 
 #include "gpu/algorithms.hpp"
 #include "gpu/pipelines.hpp"
@@ -6,7 +7,6 @@
 #include <braid/method/global_magnitude_cuts.hpp>
 
 #include <limits>
-#include <numeric>
 
 using namespace braid_test;
 
@@ -82,14 +82,7 @@ TEST_CASE("the device ranks rows of any length", "[algorithms][short]") {
     int const distinct = random.one_of(std::vector<int>{1, 30, 1 << 30});
     std::vector<std::uint32_t> bits;
     for (index_t i = 0; i < rows * cols; ++i) { bits.push_back(static_cast<std::uint32_t>(random.below(distinct))); }
-    std::vector<std::uint32_t> expected(bits.size());
-    for (index_t r = 0; r < rows; ++r) {
-      std::vector<index_t> column(static_cast<std::size_t>(cols));
-      std::iota(column.begin(), column.end(), index_t{0});
-      auto const at = [&](index_t c) { return bits[static_cast<std::size_t>(r * cols + c)]; };
-      std::sort(column.begin(), column.end(), [&](index_t a, index_t b) { return at(a) != at(b) ? at(a) < at(b) : a > b; });
-      for (std::size_t i = 0; i < column.size(); ++i) { expected[static_cast<std::size_t>(r * cols + column[i])] = static_cast<std::uint32_t>(i); }
-    }
+    auto const expected = plain_ranks(bits, rows, cols);
     bool const same = ranked_on_device(bits, rows, cols) == expected;
     REQUIRE(same);
   }
@@ -101,10 +94,7 @@ TEST_CASE("the device adds rows in the order of the CPU", "[algorithms][short]")
     index_t const sums = random.between(1, 11);
     std::vector<float> rows;
     for (index_t i = 0; i < channels * sums; ++i) { rows.push_back(static_cast<float>(random.bell() * (random.chance(0.1) ? 1e20 : 1.0))); }
-    std::vector<double> expected(static_cast<std::size_t>((channels + 255) / 256 * sums), 0.0);
-    for (index_t i = 0; i < channels * sums; ++i) {
-      expected[static_cast<std::size_t>(i / sums / 256 * sums + i % sums)] += static_cast<double>(rows[static_cast<std::size_t>(i)]);
-    }
+    auto const expected = plain_block_sums(rows, channels, sums);
     REQUIRE(added_on_device(rows, channels, sums) == expected);
   }
 }

@@ -2,51 +2,22 @@
 
 #include <braid/cuda.cuh>
 
+#include "gpu/device_family.cuh"
 #include "gpu/pipelines.hpp"
 
 namespace braid_test {
-namespace {
-
-/// A matrix in device memory, with its gaps.
-braid::device_buffer<std::byte> to_device(braid::cuda const& be, matrix const& m) {
-  auto there = be.make_buffer<std::byte>(m.memory.size());
-  be.to_device(there.data(), m.memory.data(), m.memory.size());
-  return there;
-}
-
-template <class T, class Method>
-merged_family merge_as(Method const& m, family const& f, std::vector<float> const& column_weight) {
-  static braid::cuda const be;
-  constexpr auto device = braid::memory_space::device;
-  std::vector<braid::device_buffer<std::byte>> memory;
-  auto const view = [&](matrix const& w) {
-    memory.push_back(to_device(be, w));
-    return braid::tensor_view<T const, device>(reinterpret_cast<T const*>(memory.back().data()), w.rows, w.cols, w.stride);
-  };
-  auto const base = view(f.base);
-  std::vector<braid::expert_view<T, device>> experts;
-  for (auto const& e : f.experts) { experts.push_back({e.name, view(e.weight)}); }
-  braid::grouped_tensor<T, device> const merged = m(be, f.tensor, base, experts, column_weight);
-  merged_family found = describe(merged.to_host(be));
-  for (std::size_t e = 0; e < experts.size(); ++e) {  // an expert that the device rebuilds is the one that the host does
-    auto const rebuilt = be.make_buffer<T>(static_cast<std::size_t>(merged.channels() * merged.cols()));
-    merged.extract(be, e, {rebuilt.data(), merged.channels(), merged.cols()});
-    std::vector<std::byte> here(rebuilt.size() * sizeof(T));
-    be.to_host(reinterpret_cast<T*>(here.data()), static_cast<T const*>(rebuilt.data()), rebuilt.size());
-    be.synchronize();
-    if (here != found.rebuilt[e]) { found.rebuilt[e].clear(); }
-  }
-  return found;
-}
-
-}  // namespace
 
 constexpr pipeline method = static_cast<pipeline>(BRAID_TEST_PIPELINE);
 
 template <>
 merged_family merge_one_on_device<method>(recipe const& r, family const& f, std::vector<float> const& column_weight) {
+  static braid::cuda const be;
   return with_one_method<braid::cuda, method>(r, [&](auto const& m) {
-    return with_type(f.base.type, [&]<class T>(T) { return merge_as<T>(m, f, column_weight); });
+    return with_type(f.base.type, [&]<class T>(T) {
+      merged_family found;
+      merge_on_device_as<T>(be, m, f, column_weight, [&](auto const& merged) -> auto& { return found = describe(merged.to_host(be)); });
+      return found;
+    });
   });
 }
 

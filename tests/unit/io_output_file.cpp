@@ -1,8 +1,8 @@
+#include "support/file_size_limit.hpp"
 #include "unit/io_support.hpp"
 
 #include <braid/io/detail/output_file.hpp>
 
-#include <csignal>
 #include <random>
 #include <thread>
 
@@ -30,26 +30,6 @@ int mappings_of(std::filesystem::path const& p) {
   for (std::string line; std::getline(maps, line);) { n += line.find(p.string()) != std::string::npos ? 1 : 0; }
   return n;
 }
-
-/// No file of this process may become larger while it lives.
-class file_size_limit {
- public:
-  explicit file_size_limit(rlim_t bytes) : handler_(std::signal(SIGXFSZ, SIG_IGN)) {
-    ::getrlimit(RLIMIT_FSIZE, &before_);
-    rlimit const now{bytes, before_.rlim_max};
-    ::setrlimit(RLIMIT_FSIZE, &now);
-  }
-  ~file_size_limit() {
-    ::setrlimit(RLIMIT_FSIZE, &before_);
-    std::signal(SIGXFSZ, handler_);
-  }
-  file_size_limit(file_size_limit const&) = delete;
-  file_size_limit& operator=(file_size_limit const&) = delete;
-
- private:
-  void (*handler_)(int);
-  rlimit before_{};
-};
 
 }  // namespace
 

@@ -1,37 +1,14 @@
+#include "support/file_size_limit.hpp"
 #include "unit/io_plain_reader.hpp"
 
 #include <braid/io/checkpoint.hpp>
 #include <braid/io/detail/spool_file.hpp>
-
-#include <csignal>
-
-#include <sys/resource.h>
 
 using namespace braid_test;
 using braid::index_t;
 using braid::tensor_plan;
 
 namespace {
-
-/// No file of this process may become larger while it lives.
-class file_size_limit {
- public:
-  explicit file_size_limit(rlim_t bytes) : handler_(std::signal(SIGXFSZ, SIG_IGN)) {
-    ::getrlimit(RLIMIT_FSIZE, &before_);
-    rlimit const now{bytes, before_.rlim_max};
-    ::setrlimit(RLIMIT_FSIZE, &now);
-  }
-  ~file_size_limit() {
-    ::setrlimit(RLIMIT_FSIZE, &before_);
-    std::signal(SIGXFSZ, handler_);
-  }
-  file_size_limit(file_size_limit const&) = delete;
-  file_size_limit& operator=(file_size_limit const&) = delete;
-
- private:
-  void (*handler_)(int);
-  rlimit before_{};
-};
 
 void write_model(std::filesystem::path const& out, std::string const& content, bool overwrite = false) {
   braid::checkpoint_writer w(out, one_tensor(static_cast<index_t>(content.size())), 0, {.overwrite = overwrite});

@@ -2,6 +2,7 @@
 
 #include "support/catch.hpp"
 #include "support/coded_tensor.hpp"
+#include "support/plain_algorithms.hpp"
 
 #include <braid/backend/cuda/algorithms/add_rows.cuh>
 #include <braid/backend/cuda/algorithms/find_element.cuh>
@@ -14,7 +15,6 @@
 
 #include <algorithm>
 #include <limits>
-#include <numeric>
 
 using namespace braid_test;
 namespace algorithms = braid::detail;
@@ -113,10 +113,7 @@ TEST_CASE("rows are added in blocks of 256, from the first to the last", "[thrus
     index_t const sums = random.between(0, 11);
     std::vector<float> rows;
     for (index_t i = 0; i < channels * sums; ++i) { rows.push_back(static_cast<float>(random.bell() * (random.chance(0.1) ? 1e20 : 1.0))); }
-    std::vector<double> expected(static_cast<std::size_t>((channels + 255) / 256 * sums), 0.0);
-    for (index_t i = 0; i < channels * sums; ++i) {
-      expected[static_cast<std::size_t>(i / sums / 256 * sums + i % sums)] += static_cast<double>(rows[static_cast<std::size_t>(i)]);
-    }
+    auto const expected = plain_block_sums(rows, channels, sums);
     with_policies([&](auto const& policy) {
       std::vector<double> found(expected.size(), -1.0);
       algorithms::add_rows(policy, rows.data(), channels, sums, found.data());
@@ -135,14 +132,7 @@ TEST_CASE("ranks rise with the magnitude; of equal ones the lower column ranks h
     for (index_t i = 0; i < rows * cols; ++i) {
       bits.push_back(random.chance(0.01) ? 0x7FFFFFFFu : static_cast<std::uint32_t>(random.below(distinct)) * (distinct > 30 ? 1u : 0x02000003u));
     }
-    std::vector<std::uint32_t> expected(bits.size());
-    for (index_t r = 0; r < rows; ++r) {
-      std::vector<index_t> column(static_cast<std::size_t>(cols));
-      std::iota(column.begin(), column.end(), index_t{0});
-      auto const at = [&](index_t c) { return bits[static_cast<std::size_t>(r * cols + c)]; };
-      std::sort(column.begin(), column.end(), [&](index_t a, index_t b) { return at(a) != at(b) ? at(a) < at(b) : a > b; });
-      for (std::size_t i = 0; i < column.size(); ++i) { expected[static_cast<std::size_t>(r * cols + column[i])] = static_cast<std::uint32_t>(i); }
-    }
+    auto const expected = plain_ranks(bits, rows, cols);
     with_policies([&](auto const& policy) {
       std::vector<std::uint64_t> key(bits.size());
       std::vector<std::uint32_t> column(bits.size());

@@ -66,6 +66,18 @@ __device__ void write_plane(residual_row const& row, Bits const& bits, std::byte
   }
 }
 
+/// Adds a column to the sums above thresholds: of weight times size, and of weights. An infinite weight makes NaN of what is
+/// below, as on the CPU (sums_above_body).
+template <int Sums>
+__device__ void add_above(float size, float h, float const* limit, float (&sum)[Sums]) noexcept {
+#pragma unroll
+  for (int t = 0; t < Sums / 2; ++t) {
+    bool const is_above = size > limit[t];
+    sum[2 * t] = sum[2 * t] + h * (is_above ? size : 0.0f);
+    sum[2 * t + 1] = sum[2 * t + 1] + h * (is_above ? 1.0f : 0.0f);
+  }
+}
+
 /// Planes of signs. A coder's `first_term` and `find` are what the sums of a row are made of, and the scales that follow;
 /// `code` codes an element.
 template <int B>
@@ -149,14 +161,7 @@ struct sign_coder {
           int const c = first + sum_order::lanes * i;
           if (c >= row.shape.cols) { continue; }
           float const v = x[row.slot(q, i)];
-          float const size = size_of_float(v);
-          float const h = weight(c, v);
-#pragma unroll
-          for (int t = 0; t < thresholds; ++t) {
-            bool const is_above = size > limit[t];
-            sum[2 * t] = sum[2 * t] + h * (is_above ? size : 0.0f);
-            sum[2 * t + 1] = sum[2 * t + 1] + h * (is_above ? 1.0f : 0.0f);
-          }
+          add_above(size_of_float(v), weight(c, v), limit, sum);
         }
       }, above);
       if (!s.solve(all[0], all[1], above)) { return round > 0; }
@@ -211,11 +216,7 @@ struct ternary_coder {
           int const c = first + sum_order::lanes * i;
           if (c >= row.shape.cols) { continue; }
           float const v = x[row.slot(q, i)];
-          float const size = size_of_float(v);
-          float const h = weight(c, v);
-          bool const is_above = size > threshold;
-          sum[0] = sum[0] + h * (is_above ? size : 0.0f);
-          sum[1] = sum[1] + h * (is_above ? 1.0f : 0.0f);
+          add_above(size_of_float(v), weight(c, v), &threshold, sum);
         }
       }, above);
       found.scale[0] = static_cast<float>(stored_scale(above[1] > 0.0f ? above[0] / above[1] : 0.0f));
