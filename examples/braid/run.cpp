@@ -165,10 +165,6 @@ int run_recipe(run_arguments const& args) {
   options.hash_inputs = !args.no_hash;
   options.allow_nonfinite = args.allow_nonfinite;
   bool const on_devices = choose_devices(args.backend, options.device);
-  if (options.device.devices.size() > 1) {
-    options.device.devices.resize(1);  // the host reads and writes no faster for two
-    notes.emplace_back("a recipe works on one GPU: the first of --devices");
-  }
   auto const threads = allow_threads(args.backend.threads);
   braid::cpu const backend(args.backend.threads);
   auto models = recipe::open_models(r, where);

@@ -172,6 +172,19 @@ void check_kernel(family const& f, Prune const& prune, Consensus const& consensu
   if (c.first == 0) { CHECK(similarity_of_all == cpu.similarity()); }
 }
 
+constexpr dtype three_types[] = {dtype::bf16, dtype::f16, dtype::f32};
+
+template <int Most, class Prune, class Consensus>
+void check_kernel(dtype type, family const& f, Prune const& prune, Consensus const& consensus, braid::similarity::any const& similarity, fused_case const& c) {
+  if (type == dtype::f32) {
+    check_kernel<float, Most>(f, prune, consensus, similarity, c);
+  } else if (type == dtype::f16) {
+    check_kernel<braid::float16, Most>(f, prune, consensus, similarity, c);
+  } else {
+    check_kernel<braid::bfloat16, Most>(f, prune, consensus, similarity, c);
+  }
+}
+
 braid::similarity::any random_similarity(random_source& random) {
   switch (random.below(4)) {
     case 0: return braid::similarity::euclidean{};
@@ -196,16 +209,13 @@ TEST_CASE("the fused kernel, emulated, gives the CPU's bytes", "[emulated]") {
   random_source random(501);
   for (int round = 0; round < 40; ++round) {
     int const n = random.between(1, 4);
-    family f = random_family(random, round % 3 == 0 ? dtype::f32 : dtype::bf16, 4, 8 * random.between(1, 150), n);
+    dtype const type = three_types[round % 3];
+    family f = random_family(random, type, 4, 8 * random.between(1, 150), n);
     if (random.chance(0.3)) { share_rows(random, f); }
     fused_case c;
     c.groups = random.between(1, n + 1);
     auto const similarity = random_similarity(random);
-    if (round % 3 == 0) {
-      check_kernel<float, 4>(f, braid::prune::none{}, braid::consensus::mean{}, similarity, c);
-    } else {
-      check_kernel<braid::bfloat16, 4>(f, braid::prune::none{}, braid::consensus::mean{}, similarity, c);
-    }
+    check_kernel<4>(type, f, braid::prune::none{}, braid::consensus::mean{}, similarity, c);
   }
 }
 
@@ -253,20 +263,16 @@ TEST_CASE("channels that stream through an emulated ring give the CPU's bytes", 
   random_source random(505);
   for (int round = 0; round < 12; ++round) {
     int const n = random.between(3, 4);
-    bool const single = round % 4 == 3;
-    family f = random_family(random, single ? dtype::f32 : dtype::bf16, random.between(3, 6), 16 * (round % 4 == 1 ? random.between(130, 200) : random.between(1, 80)), n);
-    if (round % 3 == 0) { share_rows(random, f); }
+    dtype const type = three_types[round % 3];
+    family f = random_family(random, type, random.between(3, 6), 16 * (round % 4 == 1 ? random.between(130, 200) : random.between(1, 80)), n);
+    if (round / 3 % 2 == 0) { share_rows(random, f); }
     fused_case c;
     c.groups = random.between(2, n - 1);
     c.ring_slots = random.between(7, 8);
     c.blocks = random.between(1, 2);
     braid::similarity::any similarity = braid::similarity::cosine{};
     if (round % 2 == 0) { similarity = braid::similarity::balanced{}; }
-    if (single) {
-      check_kernel<float, 4>(f, braid::prune::none{}, braid::consensus::mean{}, similarity, c);
-    } else {
-      check_kernel<braid::bfloat16, 4>(f, braid::prune::none{}, braid::consensus::mean{}, similarity, c);
-    }
+    check_kernel<4>(type, f, braid::prune::none{}, braid::consensus::mean{}, similarity, c);
   }
 }
 
@@ -287,20 +293,16 @@ TEST_CASE("random pruning in an emulated ring", "[emulated]") {
 
 TEST_CASE("sums of randomly pruned deltas in an emulated ring", "[emulated]") {
   random_source random(509);
-  for (int round = 0; round < 8; ++round) {
+  for (int round = 0; round < 9; ++round) {
     int const n = random.between(3, 4);
-    bool const single = round % 2 == 1;
-    family f = random_family(random, single ? dtype::f32 : dtype::bf16, random.between(3, 9), 128 * random.between(1, 20), n);
+    dtype const type = three_types[round % 3];
+    family f = random_family(random, type, random.between(3, 9), 128 * random.between(1, 20), n);
     fused_case c;
     c.groups = random.between(2, n - 1);
     c.ring_slots = random.between(7, 9);
     c.blocks = random.between(1, 2);
     braid::prune::dare const dare{.density = 0.7, .seed = random.bits(), .rescale = random.chance(0.7)};
-    if (single) {
-      check_kernel<float, 4>(f, dare, braid::consensus::mean{}, braid::similarity::cosine{}, c);
-    } else {
-      check_kernel<braid::bfloat16, 4>(f, dare, braid::consensus::mean{}, braid::similarity::cosine{}, c);
-    }
+    check_kernel<4>(type, f, dare, braid::consensus::mean{}, braid::similarity::cosine{}, c);
   }
 }
 

@@ -5,9 +5,9 @@ if [ $# -ne 1 ] || [ "$1" = --help ]; then
   cat <<'END'
 Usage: bash tests/headers/run.sh COMPILER
 
-Compiles every header of include/braid alone, warnings as errors. COMPILER: g++, clang++ or nvcc, or a path to one.
-nvcc compiles every .cuh header alone, and all .hpp headers, which the others have seen alone, in one go; it doesn't meet
-headers that include Eigen.
+Compiles every header of include/braid, warnings as errors. COMPILER: g++, clang++ or nvcc, or a path to one.
+g++ compiles every .hpp header alone, nvcc every .cuh header. clang++ and nvcc compile the .hpp headers in one go, since g++ has
+seen them alone; nvcc doesn't meet those that include Eigen.
 END
   [ "${1-}" = --help ]
   exit
@@ -18,13 +18,15 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 1
 work=$(mktemp -d) && export work
 trap 'rm -rf "$work"' EXIT
 
-case $(basename "$compiler") in
-  nvcc*)
-    find include/braid -name '*.hpp' -print0 | xargs -0 grep -L '<Eigen/' | sort |
-      sed '1i #pragma once
+# all_headers GREP-OPTION PATTERN: a header that includes those whose text the pattern chooses.
+all_headers() {
+  find include/braid -name '*.hpp' -print0 | xargs -0 grep "$1" "$2" | sort | sed '1i #pragma once
 s|^include/\(.*\)|#include <\1>|' >"$work/all.hpp"
-    echo "$work/all.hpp" && find include/braid -name '*.cuh'
-    ;;
+  echo "$work/all.hpp"
+}
+case $(basename "$compiler") in
+  nvcc*) all_headers -L '<Eigen/' && find include/braid -name '*.cuh' ;;
+  clang*) all_headers -l '' ;;
   *) find include/braid -name '*.hpp' ;;
 esac | sort >"$work/headers"
 

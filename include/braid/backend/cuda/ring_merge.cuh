@@ -54,7 +54,11 @@ __device__ void merge_words(Arguments const& a, ring_members<N> const& members, 
 #pragma unroll
       for (int n = 0; n < elements; ++n) {
         bool keep[2] = {true, true};
-        if constexpr (random) { ptx::halves_up_to(bits[m * elements + n].word[k / 2], a.random.limit, keep[0], keep[1]); }
+        if constexpr (random && std::is_same_v<T, float16>) {
+          ptx::halves_up_to_in_words(bits[m * elements + n].word[k / 2], a.random.limit, keep[0], keep[1]);
+        } else if constexpr (random) {
+          ptx::halves_up_to(bits[m * elements + n].word[k / 2], a.random.limit, keep[0], keep[1]);
+        }
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           float const d = x[i][n] - p[i][n];

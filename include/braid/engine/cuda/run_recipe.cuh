@@ -79,8 +79,6 @@ class device_runner final : public tensor_runner {
 /// `run` on a device, to the same bytes: each tensor is brought there as a whole, measured, and merged in blocks. Tensors that
 /// don't fit `options.device.memory` are merged by the host's threads, which also read, write and copy what isn't merged.
 /// Several devices take the next tensor as soon as they are free.
-/// @note Not run on two devices since a copy was mended that one of them made in the other's name; the program takes one device
-///       for recipes.
 inline report run(run_plan const& plan, std::filesystem::path const& out, run_options const& options, cuda const& be) {
   cpu const host(options.device.host_threads);
   std::vector<int> devices = options.device.devices;

@@ -197,6 +197,9 @@ inline void halves_up_to(std::uint32_t word, std::uint32_t most, bool& lower, bo
   lower = (word & 0xFFFFu) <= (most & 0xFFFFu);
   upper = word >> 16 <= most >> 16;
 }
+inline void halves_up_to_in_words(std::uint32_t word, std::uint32_t most, bool& lower, bool& upper) noexcept {
+  halves_up_to(word, most, lower, upper);
+}
 inline float fused_multiply_add(float a, float b, float c) noexcept { return std::fma(a, b, c); }
 inline float from_f16(std::uint16_t bits) noexcept { return static_cast<float>(float16::from_bits(bits)); }
 
