@@ -66,17 +66,17 @@ class stream_timeline {
   /// A thread's step, until this goes. Without a timeline nothing is measured.
   class timed {
    public:
-    timed(stream_timeline* on, step s) noexcept : on_(on), step_(s), begun_(on == nullptr ? 0 : on->now()) {}
+    timed(stream_timeline* on, step s) noexcept : on_(on), step_(s), from_(on == nullptr ? 0 : on->now()) {}
     timed(timed const&) = delete;
     timed& operator=(timed const&) = delete;
     ~timed() {
-      if (on_ != nullptr) { on_->add(step_, begun_, on_->now()); }
+      if (on_ != nullptr) { on_->add(step_, from_, on_->now()); }
     }
 
    private:
     stream_timeline* on_;
     step step_;
-    std::int64_t begun_;
+    std::int64_t from_;
   };
 
  private:
@@ -90,11 +90,11 @@ class stream_timeline {
   [[nodiscard]] std::int64_t now() const noexcept {
     return std::chrono::duration_cast<std::chrono::nanoseconds>(clock::now() - start_).count();
   }
-  void add(step s, std::int64_t begun, std::int64_t ended) noexcept {
+  void add(step s, std::int64_t from, std::int64_t to) noexcept {
     sums& x = steps_[s];
-    for (auto known = x.first.load(); begun < known && !x.first.compare_exchange_weak(known, begun);) {}
-    for (auto known = x.last.load(); ended > known && !x.last.compare_exchange_weak(known, ended);) {}
-    x.sum += ended - begun;
+    for (auto known = x.first.load(); from < known && !x.first.compare_exchange_weak(known, from);) {}
+    for (auto known = x.last.load(); to > known && !x.last.compare_exchange_weak(known, to);) {}
+    x.sum += to - from;
     ++x.count;
   }
 
