@@ -1,9 +1,10 @@
 #include "support/catch.hpp"
 #include "support/models_on_disk.hpp"
 #include "support/temp_dir.hpp"
+#include "support/threads.hpp"
 
-#include <braid/engine/run.hpp>
 #include <braid/braid.hpp>
+#include <braid/engine/run.hpp>
 
 #include <atomic>
 #include <future>
@@ -129,6 +130,7 @@ std::map<std::string, std::string> result_of(opened_family const& f, method_type
 }  // namespace
 
 TEST_CASE("blocks that something else merges meanwhile give the same files, and no more are under way than it can take") {
+  allow_many_threads();
   random_source random(621);
   for (int round = 0; round < 24; ++round) {
     disk_family d = random_disk_family(random, random.between(2, 4), {dtype::bf16, dtype::f16, dtype::f32});
@@ -151,6 +153,7 @@ TEST_CASE("blocks that something else merges meanwhile give the same files, and 
 }
 
 TEST_CASE("of several tensors that are not finite the first is named, whatever the threads and wherever blocks are merged") {
+  allow_many_threads();
   random_source random(622);
   disk_family d = random_disk_family(random, 3);
   for (char const* name : {"model.layers.0.mlp.down_proj.weight", "model.layers.0.self_attn.q_proj.weight", "model.layers.1.mlp.experts.gate_up_proj"}) {
