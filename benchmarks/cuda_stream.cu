@@ -109,10 +109,23 @@ double write_all(braid::cpu const& host, std::filesystem::path const& out, std::
 
 /// Seconds to lock the pages of that many rooms of `bytes`, by all threads.
 double lock_pages(braid::cpu const& host, int rooms, std::size_t bytes) {
-  std::vector<braid::detail::pinned_bytes> all(static_cast<std::size_t>(rooms));
+  std::vector<std::unique_ptr<braid::detail::locked_memory>> all(static_cast<std::size_t>(rooms));
   auto const start = clock_type::now();
-  host.for_each(rooms, [&](braid::index_t i) { all[static_cast<std::size_t>(i)].fit(bytes); });
+  host.for_each(rooms, [&](braid::index_t i) { all[static_cast<std::size_t>(i)] = std::make_unique<braid::detail::locked_memory>(bytes); });
   return since(start);
+}
+
+/// Where the time of a merge went.
+void print(braid::stream_timeline const& t, double all) {
+  using line = braid::stream_timeline;
+  std::printf("  since the start:");
+  for (std::size_t m = 0; m < line::milestones; ++m) { std::printf(" %s %.3f,", line::milestone_names[m], t.at(static_cast<line::milestone>(m))); }
+  std::printf(" memory given back %.3f\n", all);
+  for (std::size_t s = 0; s < line::steps; ++s) {
+    auto const x = t.of(static_cast<line::step>(s));
+    std::printf("  %-8s from %.3f to %.3f, %6.3f s of all threads in %lld times\n", line::step_names[s], x.first, x.last, x.sum,
+                static_cast<long long>(x.count));
+  }
 }
 
 void measure(std::filesystem::path const& root, std::vector<int> const& devices, int runs, std::uint64_t memory) {
@@ -139,6 +152,16 @@ void measure(std::filesystem::path const& root, std::vector<int> const& devices,
   using device_merge = braid::channel_merge<braid::cuda, braid::prune::none, braid::similarity::cosine, braid::cluster::exact, braid::consensus::mean>;
   double const hashed = time(device_merge(), true);
   double const plain = time(device_merge(), false);
+  // And once more, for its times.
+  braid::stream_timeline of_plain;
+  options.device.timeline = &of_plain;
+  options.hash_inputs = false;
+  std::filesystem::remove_all(out);
+  auto const once = clock_type::now();
+  of_plain.restart();
+  (void)braid::run(device_merge(), base, experts, out, options);
+  double const seconds_of_plain = since(once);
+  options.device.timeline = nullptr;
   double const balanced = time(braid::channel_merge<braid::cuda, braid::prune::none, braid::similarity::balanced, braid::cluster::exact, braid::consensus::mean>(), false);
   double const host = time(device_merge().with<braid::cpu>(), false);
   double const copy = median(runs, [&] { return copies(devices, last.bytes_read, last.stored_bytes); });
@@ -160,6 +183,7 @@ void measure(std::filesystem::path const& root, std::vector<int> const& devices,
   line("copies, both ways at once", copy);
   line("copies, up, then down", both);
   line("merge on the device", plain);
+  print(of_plain, seconds_of_plain);
   line("merge on the device, inputs hashed", hashed);
   line("merge on the device, measured before", balanced);
   line("merge on the host's threads", host);

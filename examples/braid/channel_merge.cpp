@@ -96,7 +96,6 @@ int channel_merge(merge_arguments const& given) {
     if (!args.adapters[e].empty()) { job.options.adapters.emplace(job.experts[e].name(), braid::recipe::adapter(args.adapters[e])); }
   }
   std::vector<std::string> notes = chosen.notes;
-  if (on_devices && !merges_on_devices(chosen.method)) { notes.emplace_back("residuals and budgets are the host's work: GPUs have none here"); }
   for (auto& note : idle_patterns(job.options.tensors, all_names(job))) { notes.push_back(std::move(note)); }
 
   if (args.dry_run) {
@@ -110,7 +109,7 @@ int channel_merge(merge_arguments const& given) {
     interruption::check();
     line.show(p);
   };
-  braid::report const r = on_devices && merges_on_devices(chosen.method) ? run_on_devices(chosen.method, job) : run_pipeline(chosen.method, job);
+  braid::report const r = on_devices ? run_on_devices(chosen.method, job) : run_pipeline(chosen.method, job);
   line.finish(r);
   print_summary(job, chosen.description, r);
   return success;

@@ -18,7 +18,7 @@ bool choose_devices(backend_arguments const& args, braid::device_options& option
 #endif
   options.devices = args.devices;
   if (options.devices.empty()) { options.devices.push_back(0); }
-  options.memory = parse_shard_size("--device-memory", args.memory);
+  options.memory = parse_memory_size("--device-memory", args.memory);
   options.host_threads = args.threads;
   return true;
 }

@@ -12,9 +12,6 @@ namespace program {
 /// @throws braid::argument_error  for an unknown name, and where this program has no GPU code
 [[nodiscard]] bool choose_devices(backend_arguments const& args, braid::device_options& options);
 
-/// This program's pipelines for devices have no residuals and no budgets: the host does these.
-[[nodiscard]] inline bool merges_on_devices(merge_method const& m) { return !m.residuals && m.budget.stored <= 0.0; }
-
 /// `run_pipeline` on the devices of `job.options`.
 braid::report run_on_devices(merge_method const& m, merge_job const& job);
 

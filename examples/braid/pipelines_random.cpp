@@ -5,11 +5,11 @@
 namespace program {
 
 braid::report run_pipeline(braid::prune::dare const& prune, merge_method const& m, merge_job const& job) {
-  return run_pruned(braid::residual::none{}, prune, m, job);
+  return run_pruned(job.backend, braid::residual::none{}, prune, m, job);
 }
 
 braid::report run_pipeline(braid::prune::magprune const& prune, merge_method const& m, merge_job const& job) {
-  return run_pruned(braid::residual::none{}, prune, m, job);
+  return run_pruned(job.backend, braid::residual::none{}, prune, m, job);
 }
 
 }  // namespace program

@@ -120,7 +120,10 @@ std::string join_choices(std::vector<std::string> const& names) {
   return s;
 }
 
-std::uint64_t parse_shard_size(std::string_view option, std::string_view text) {
+namespace {
+
+/// @param too_small  what is wrong with less than 1 MB
+std::uint64_t parse_size(std::string_view option, std::string_view text, std::string_view too_small) {
   auto const refuse = [&](std::string_view what) {
     throw braid::argument_error(std::string(option) + " '" + printable(text, 60) + "' " + std::string(what));
   };
@@ -137,8 +140,18 @@ std::uint64_t parse_shard_size(std::string_view option, std::string_view text) {
   std::uint64_t bytes = 0;
   if (!scale(digits, found->bytes, bytes)) { refuse("is more than 64 bits can count; choose a smaller size"); }
   constexpr std::uint64_t least = 1'000'000;
-  if (bytes < least) { refuse("is less than 1MB, which makes needlessly many files; choose a larger size"); }
+  if (bytes < least) { refuse("is less than 1MB, which " + std::string(too_small) + "; choose a larger size"); }
   return bytes;
+}
+
+}  // namespace
+
+std::uint64_t parse_shard_size(std::string_view option, std::string_view text) {
+  return parse_size(option, text, "makes needlessly many files");
+}
+
+std::uint64_t parse_memory_size(std::string_view option, std::string_view text) {
+  return parse_size(option, text, "holds no block of rows");
 }
 
 void table::print(std::ostream& out) const {

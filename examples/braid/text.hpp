@@ -38,6 +38,8 @@ namespace program {
 /// @param option  for the message
 /// @throws braid::argument_error  where it isn't a size, doesn't fit 64 bits or is below 1 MB
 [[nodiscard]] std::uint64_t parse_shard_size(std::string_view option, std::string_view text);
+/// The same, of memory.
+[[nodiscard]] std::uint64_t parse_memory_size(std::string_view option, std::string_view text);
 
 /// Rows of cells, printed with their columns aligned: the first to the left, the others to the right.
 class table {

@@ -78,6 +78,8 @@ TEST_CASE("calls out of order or out of bounds are refused") {
                    "the metadata needs 15 bytes, and 10 were reserved"));
     w.commit({});
     CHECK_THROWS_AS(w.commit({}), braid::argument_error);
+    CHECK_THROWS_AS(w.write(a, 0, bytes_of("1")), braid::argument_error);
+    CHECK_THROWS_AS(w.append(g, bytes_of("12")), braid::argument_error);
   }
   auto const all = plain_read(out / "model.safetensors");
   CHECK(all.at("a").data == "12345678");

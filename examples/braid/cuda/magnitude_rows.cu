@@ -3,7 +3,7 @@
 namespace program {
 
 braid::report run_pruned_on_devices(braid::prune::magnitude_rows const& prune, merge_method const& m, merge_job const& job) {
-  return run_with_consensus(prune, m, job);
+  return run_pruned(first_device(job), braid::residual::none{}, prune, m, job);
 }
 
 }  // namespace program

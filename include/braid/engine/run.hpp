@@ -73,7 +73,8 @@ report run(Method const& method, checkpoint const& base, std::vector<checkpoint>
   description.seed = detail::recipe_seed(method.settings());
   typename detail::engine_backend<typename Method::backend_type>::template of<Method> const engine(method, be, options.device);
   detail::job_options const job{options.max_shard_bytes, options.overwrite, options.hash_inputs, options.block_rows,
-                                options.on_progress, options.weights ? &*options.weights : nullptr, std::move(adapters)};
+                                options.on_progress, options.device.timeline, options.weights ? &*options.weights : nullptr, std::move(adapters)};
+  if (job.timeline != nullptr) { job.timeline->reached(stream_timeline::ready); }
   return detail::merge_job(engine.host, engine.merger, base, sorted, names, plan, job).run(out, std::move(description));
 }
 

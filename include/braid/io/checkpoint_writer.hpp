@@ -88,7 +88,7 @@ class checkpoint_writer {
 
   /// Writes part of a tensor. Any order, any thread; every byte once.
   /// @param byte_offset from the start of the tensor
-  /// @throws argument_error outside the tensor; of one that grows, outside of what `extend` gave
+  /// @throws argument_error outside the tensor; of one that grows, outside of what `extend` gave; after `commit`
   /// @throws io_error if the system refuses (a full disk)
   void write(std::size_t slot, std::uint64_t byte_offset, std::span<std::byte const> data) {
     auto& s = begun(slot);
@@ -263,6 +263,7 @@ class checkpoint_writer {
   }
 
   [[nodiscard]] slot_state& begun(std::size_t i) {
+    if (committed_) { throw argument_error(shown_.string() + ": nothing can be written after commit()"); }
     if (i >= slots_.size() || slots_[i].home == nullptr) {
       throw argument_error(shown_.string() + ": slot " + std::to_string(i) + " wasn't begun");
     }

@@ -2,7 +2,7 @@
 
 /// Starts the fused kernels.
 
-#include <braid/backend/cuda/device_buffer.cuh>
+#include <braid/backend/cuda/launch.cuh>
 #include <braid/backend/cuda/ring_kernel.cuh>
 
 #include <algorithm>
@@ -10,19 +10,6 @@
 
 BRAID_NAMESPACE_BEGIN
 namespace detail {
-
-inline int device_attribute(cudaDeviceAttr attribute, int device) {
-  int value = 0;
-  check_cuda(cudaDeviceGetAttribute(&value, attribute, device), "asking a device what it is");
-  return value;
-}
-
-template <class Kernel>
-void prepare_kernel(Kernel kernel, std::size_t shared_bytes) {
-  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)), "asking for shared memory");
-  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared),
-             "asking for shared memory");
-}
 
 /// Enqueues the kernel through whose blocks channels stream, where the merge is a usual one. @return whether it is
 template <class T, class Plan, class Consensus>
@@ -36,18 +23,10 @@ template <class T, class Plan, class Consensus>
   a.ring = plan_ring(a.cols, a.experts, sizeof(T), limit - sizeof(ring_state) - 128, !plan_keeps_all<Plan>);
   if (!usual || a.ring.slots == 0 || a.channels > std::numeric_limits<std::int32_t>::max() / 2) { return false; }
   auto const kernel = ring_merge_kernel<T, Plan, Consensus>;
-  prepare_kernel(kernel, a.ring.shared_bytes);
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(std::min<index_t>(a.channels, device_attribute(cudaDevAttrMultiProcessorCount, device))));
-  config.blockDim = dim3(static_cast<unsigned>(a.ring.warps.threads()));
-  config.dynamicSmemBytes = a.ring.shared_bytes;
-  config.stream = stream;
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
-  check_cuda(cudaLaunchKernelEx(&config, kernel, a), "starting a merge");
+  allow_shared_memory(kernel, true);
+  auto const blocks = std::min<index_t>(a.channels, device_attribute(cudaDevAttrMultiProcessorCount, device));
+  launch(kernel, {.blocks = static_cast<std::size_t>(blocks), .threads = a.ring.warps.threads(), .shared_bytes = a.ring.shared_bytes, .early = true},
+         stream, "starting a merge", a);
   return true;
 }
 
@@ -66,20 +45,13 @@ void start_fused_merge(fused_arguments<Plan, Consensus>& a, int device, cudaStre
     if (start_ring_merge<T>(a, device, stream)) { return; }
   }
   auto const kernel = fused_merge_kernel<T, Most, Plan, Consensus>;
-  prepare_kernel(kernel, a.plan.shared_bytes);
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(a.channels) * static_cast<unsigned>(a.plan.cluster));
-  config.blockDim = dim3(static_cast<unsigned>(a.plan.threads));
-  config.dynamicSmemBytes = a.plan.shared_bytes;
-  config.stream = stream;
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeClusterDimension;
-  attribute.val.clusterDim.x = static_cast<unsigned>(a.plan.cluster);
-  attribute.val.clusterDim.y = 1;
-  attribute.val.clusterDim.z = 1;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
-  check_cuda(cudaLaunchKernelEx(&config, kernel, a), "starting a merge");
+  allow_shared_memory(kernel, true);
+  launch(kernel,
+         {.blocks = static_cast<std::size_t>(a.channels) * static_cast<std::size_t>(a.plan.cluster),
+          .threads = a.plan.threads,
+          .shared_bytes = a.plan.shared_bytes,
+          .cluster = a.plan.cluster},
+         stream, "starting a merge", a);
 }
 
 }  // namespace detail

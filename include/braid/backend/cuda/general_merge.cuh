@@ -8,6 +8,7 @@
 #include <braid/backend/cuda/algorithms/rank_rows.cuh>
 #include <braid/backend/cuda/device_merged.cuh>
 #include <braid/backend/cuda/general_gram.cuh>
+#include <braid/backend/cuda/launch.cuh>
 #include <braid/backend/cuda/row_statistics.cuh>
 
 BRAID_NAMESPACE_BEGIN
@@ -181,7 +182,7 @@ void general_merge(cuda const& be, Prune const& prune, Similarity const& similar
     device_buffer<std::uint8_t> const alone = upload(be, chosen.alone);
     auto const start = [&]<class Plan>(device_buffer<Plan> const& plans) {
       auto const kernel = merge_labelled<Plan, Consensus>;
-      check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)), "asking for shared memory");
+      allow_shared_memory(kernel);
       kernel<<<static_cast<unsigned>(count), threads, shared, be.stream()>>>(models.data(), experts, source.cols, first, source.first_channel, plans.data(), by_row,
                                                                              consensus, lambda, label, alone.data(), source.out, out);
       check_cuda(cudaGetLastError(), "starting a merge");

@@ -10,6 +10,7 @@
 #include <braid/backend/cuda/algorithms/find_element.cuh>
 #include <braid/backend/cuda/any_rows.cuh>
 #include <braid/backend/cuda/block_inputs.cuh>
+#include <braid/backend/cuda/launch.cuh>
 #include <braid/backend/cuda/map_kernel.cuh>
 #include <braid/backend/cuda/nonfinite.cuh>
 
@@ -208,7 +209,7 @@ void map_elements(device_method_workspace& work, channel_block const& block, ind
       } else {
         std::size_t const shared = threads * static_cast<std::size_t>(n) * sizeof(float);
         auto const kernel = map_many_kernel<function, Most>;
-        check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)), "asking for shared memory");
+        allow_shared_memory(kernel);
         kernel<<<static_cast<unsigned>(part.tiles), threads, shared, be.stream()>>>(part);
       }
       check_cuda(cudaGetLastError(), "starting a merge");

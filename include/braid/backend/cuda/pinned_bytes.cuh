@@ -1,9 +1,15 @@
 #pragma once
 
 #include <braid/backend/cuda/device_buffer.cuh>
+#include <braid/core/detail/free_ranges.hpp>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <list>
+#include <mutex>
+#include <new>
 #include <utility>
 
 #include <sys/mman.h>
@@ -11,38 +17,122 @@
 BRAID_NAMESPACE_BEGIN
 namespace detail {
 
-/// Large pages; `pinned_bytes` are multiples of them.
-inline constexpr std::size_t large_page = std::size_t{1} << 21;
-inline std::size_t in_large_pages(std::size_t bytes) noexcept { return (bytes + large_page - 1) / large_page * large_page; }
+/// A piece of page-locked memory that any device copies from and to at full speed, while the host goes on. Of large pages where
+/// the system has them: locking takes time for every page, and cudaHostAlloc about half a millisecond for a megabyte.
+class locked_memory {
+ public:
+  static constexpr std::size_t large_page = std::size_t{1} << 21;
 
-/// Page-locked memory that any device copies from and to at full speed, while the host goes on. Of large pages where the
-/// system has them: locking takes time for every page, and cudaHostAlloc about half a millisecond for a megabyte.
-/// @param bytes  whole large pages
-/// @throws backend_error
-inline std::byte* take_pinned(std::size_t bytes) {
-  std::string const doing = "taking " + std::to_string(bytes) + " bytes of page-locked memory";
-  void* const p = ::mmap(nullptr, bytes + large_page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (p == MAP_FAILED) { check_cuda(cudaErrorMemoryAllocation, doing.c_str()); }
-  std::byte* const whole = static_cast<std::byte*>(p);
-  std::size_t const before = (large_page - reinterpret_cast<std::uintptr_t>(whole) % large_page) % large_page;
-  std::byte* const at = whole + before;
-  if (before != 0) { ::munmap(whole, before); }
-  ::munmap(at + bytes, large_page - before);  // what is left over is never nothing
-  (void)::madvise(at, bytes, MADV_HUGEPAGE);
-  for (std::size_t i = 0; i < bytes; i += 4096) { at[i] = std::byte{0}; }  // pages exist from here on
-  cudaError_t const locked = cudaHostRegister(at, bytes, cudaHostRegisterPortable);
-  if (locked != cudaSuccess) {
-    ::munmap(at, bytes);
-    check_cuda(locked, doing.c_str());
+  /// @param bytes  at least; whole large pages are taken
+  /// @throws backend_error
+  explicit locked_memory(std::size_t bytes) : size_((bytes + large_page - 1) / large_page * large_page) {
+    std::string const doing = "taking " + std::to_string(size_) + " bytes of page-locked memory";
+    void* const p = ::mmap(nullptr, size_ + large_page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) { check_cuda(cudaErrorMemoryAllocation, doing.c_str()); }
+    std::byte* const whole = static_cast<std::byte*>(p);
+    std::size_t const before = (large_page - reinterpret_cast<std::uintptr_t>(whole) % large_page) % large_page;
+    data_ = whole + before;
+    if (before != 0) { ::munmap(whole, before); }
+    ::munmap(data_ + size_, large_page - before);  // what is left over is never nothing
+    (void)::madvise(data_, size_, MADV_HUGEPAGE);
+    for (std::size_t i = 0; i < size_; i += 4096) { data_[i] = std::byte{0}; }  // pages exist from here on
+    cudaError_t const locked = cudaHostRegister(data_, size_, cudaHostRegisterPortable);
+    if (locked != cudaSuccess) {
+      ::munmap(data_, size_);
+      check_cuda(locked, doing.c_str());
+    }
   }
-  return at;
-}
-inline void give_back_pinned(std::byte* at, std::size_t bytes) noexcept {
-  (void)cudaHostUnregister(at);
-  ::munmap(at, bytes);
-}
+  locked_memory(locked_memory const&) = delete;
+  locked_memory& operator=(locked_memory const&) = delete;
+  ~locked_memory() {
+    (void)cudaHostUnregister(data_);
+    ::munmap(data_, size_);
+  }
 
-/// Such memory with an owner.
+  [[nodiscard]] std::byte* data() const noexcept { return data_; }
+  [[nodiscard]] std::size_t size() const noexcept { return size_; }
+
+ private:
+  std::size_t size_;
+  std::byte* data_ = nullptr;
+};
+
+/// The page-locked memory of the process, in few large pieces. Locking and unlocking takes longer than a small merge, and longer
+/// the more devices there are, so pieces stay for the next who needs memory; up to `kept` bytes of them until the process ends.
+class locked_pool {
+ public:
+  static constexpr std::size_t usual_piece = std::size_t{32} << 20;
+  static constexpr std::size_t kept = std::size_t{256} << 20;
+
+  /// Never destroyed: when the process ends, the runtime may be gone before static objects are.
+  static locked_pool& of_process() {
+    static locked_pool* const pool = new locked_pool;
+    return *pool;
+  }
+
+  /// Makes sure that `bytes` are free, with all threads of the host: pages have to be cleared.
+  /// @throws backend_error
+  template <class Executor>
+  void reserve(Executor const& host, int device, std::size_t bytes) {
+    std::size_t free = 0;
+    {
+      std::lock_guard const lock(mutex_);
+      for (piece const& p : pieces_) { free += p.ranges.free_bytes(); }
+    }
+    if (free >= bytes) { return; }
+    host.for_each(static_cast<std::ptrdiff_t>((bytes - free + usual_piece - 1) / usual_piece), [&](auto) {
+      current_device const current(device);
+      std::list<piece> one;
+      one.emplace_back(usual_piece);
+      std::lock_guard const lock(mutex_);
+      pieces_.splice(pieces_.end(), one);
+    });
+  }
+
+  /// Of the thread's current device, where some has to be locked.
+  /// @throws backend_error
+  [[nodiscard]] std::byte* take(std::size_t bytes) {
+    bytes = rounded(bytes);
+    std::lock_guard const lock(mutex_);
+    for (piece& p : pieces_) {
+      if (auto const at = p.ranges.take(bytes)) { return p.memory.data() + *at; }
+    }
+    piece& p = add(bytes);
+    return p.memory.data() + *p.ranges.take(bytes);
+  }
+
+  /// @param bytes  as taken
+  void give_back(std::byte* at, std::size_t bytes) noexcept {
+    std::lock_guard const lock(mutex_);
+    auto const its = std::find_if(pieces_.begin(), pieces_.end(), [&](piece const& p) {
+      return std::less_equal<>()(p.memory.data(), at) && std::less<>()(at, p.memory.data() + p.memory.size());
+    });
+    try {
+      its->ranges.give_back(static_cast<std::size_t>(at - its->memory.data()), rounded(bytes));
+    } catch (std::bad_alloc const&) {  // then nobody gets it any more
+    }
+    if (its->ranges.free_bytes() < its->memory.size()) { return; }
+    std::size_t all = 0;
+    for (piece const& p : pieces_) { all += p.memory.size(); }
+    if (all > kept) { pieces_.erase(its); }
+  }
+
+ private:
+  struct piece {
+    locked_memory memory;
+    free_ranges ranges;
+    explicit piece(std::size_t bytes) : memory(bytes), ranges(memory.size()) {}
+  };
+
+  static std::size_t rounded(std::size_t bytes) noexcept { return (std::max<std::size_t>(bytes, 1) + 4095) / 4096 * 4096; }
+
+  piece& add(std::size_t bytes) { return pieces_.emplace_back(std::max(bytes, usual_piece)); }
+
+  std::mutex mutex_;
+  std::list<piece> pieces_;
+};
+
+/// Page-locked memory with an owner.
 class pinned_bytes {
  public:
   pinned_bytes() = default;
@@ -61,15 +151,15 @@ class pinned_bytes {
   void fit(std::size_t n) {
     if (n <= size_) { return; }
     release();
-    data_ = take_pinned(in_large_pages(n));
-    size_ = in_large_pages(n);
+    data_ = locked_pool::of_process().take(n);
+    size_ = n;
   }
 
   [[nodiscard]] std::byte* data() const noexcept { return data_; }
 
  private:
   void release() noexcept {
-    if (data_ != nullptr) { give_back_pinned(data_, size_); }
+    if (data_ != nullptr) { locked_pool::of_process().give_back(data_, size_); }
     data_ = nullptr;
     size_ = 0;
   }

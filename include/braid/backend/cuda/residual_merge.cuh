@@ -4,6 +4,7 @@
 
 #include <braid/backend/cpu/residual_group.hpp>
 #include <braid/backend/cuda/any_rows.cuh>
+#include <braid/backend/cuda/launch.cuh>
 #include <braid/backend/cuda/residual_kernel.cuh>
 #include <braid/residual/any.hpp>
 #include <braid/residual/palette.hpp>
@@ -86,7 +87,7 @@ void start_coding(cuda const& be, residual_arguments a) {
   // Searches want many blocks on a processor more than they want short ways.
   bool const shares = bytes <= (Coder::searches ? std::size_t{12} << 10 : most);
   std::size_t const shared = shares ? bytes : 0;
-  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)), "asking for shared memory");
+  allow_shared_memory(kernel);
   int at_once = 0;
   check_cuda(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&at_once, kernel, a.shape.threads, shared), "asking how many blocks fit");
   index_t blocks = std::min<index_t>(a.channels, std::max(at_once, 1) * attribute(cudaDevAttrMultiProcessorCount));

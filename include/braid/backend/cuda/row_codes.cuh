@@ -2,6 +2,7 @@
 
 /// Starts what ranks rows: the kernel of codes, and sorts.
 
+#include <braid/backend/cuda/launch.cuh>
 #include <braid/backend/cuda/method_blocks.cuh>
 #include <braid/backend/cuda/rank_codes.cuh>
 #include <braid/backend/cuda/row_ranks.cuh>
@@ -20,7 +21,7 @@ void sort_rows(cuda const& be, channel_block const& block, std::size_t model, in
   auto const start = [&]<int Items>(std::integral_constant<int, Items>) {
     auto const kernel = rank_row_kernel<Items, Writer>;
     constexpr std::size_t shared = rank_memory<Items>();
-    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)), "asking for shared memory");
+    allow_shared_memory(kernel);
     kernel<<<blocks, rank_threads, shared, be.stream()>>>(device_input(block.base), device_input(block.experts[model]), cols, write);
   };
   if (cols <= rank_threads * 9) {
@@ -94,7 +95,7 @@ class row_codes {
     auto const run = [&]<int Warps, int Items>(std::integral_constant<int, Warps>, std::integral_constant<int, Items>) {
       auto const kernel = code_kernel<Warps, Items, Bf16, Plan>;
       constexpr std::size_t shared = code_memory(Warps);
-      check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)), "asking for shared memory");
+      allow_shared_memory(kernel);
       kernel<<<blocks, Warps * 32, shared, be.stream()>>>(a);
     };
     if (a.cols <= 8 * 16 * 32) {

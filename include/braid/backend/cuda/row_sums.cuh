@@ -4,6 +4,7 @@
 
 #include <braid/backend/cuda/algorithms/add_rows.cuh>
 #include <braid/backend/cuda/algorithms/execution.cuh>
+#include <braid/backend/cuda/launch.cuh>
 #include <braid/backend/cuda/method_blocks.cuh>
 #include <braid/backend/cuda/sum_kernel.cuh>
 
@@ -45,8 +46,7 @@ device_row_sums sum_rows(device_method_workspace& work, channel_block const& blo
       std::size_t const of_thread = (static_cast<std::size_t>(n) + result.sums) * sizeof(float);
       unsigned const threads = of_thread * 128 <= 98304 ? 128 : 32;
       auto const kernel = segment_sums_many_kernel<function, Most>;
-      check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(of_thread * threads)),
-                 "asking for shared memory");
+      allow_shared_memory(kernel);
       kernel<<<static_cast<unsigned>((a.items * sum_order::lanes + threads - 1) / threads), threads, of_thread * threads, be.stream()>>>(a);
     }
     check_cuda(cudaGetLastError(), "starting a measuring pass");

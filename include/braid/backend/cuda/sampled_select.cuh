@@ -2,6 +2,7 @@
 
 /// Starts the selection of cuts in one pass (sampled_kernel.cuh).
 
+#include <braid/backend/cuda/launch.cuh>
 #include <braid/backend/cuda/sampled_kernel.cuh>
 #include <braid/backend/cuda/value_select.cuh>
 
@@ -97,7 +98,7 @@ inline std::vector<std::optional<magnitude_cut>> select_by_sample(device_method_
     constexpr std::size_t shared = N * (chunk_candidates * sizeof(std::uint16_t) + sizeof(unsigned long long) + 4 * sizeof(std::uint32_t));
     auto const run = [&]<bool Usual>(std::bool_constant<Usual>) {
       auto const kernel = count_around_kernel<N, Usual, most_few_models>;
-      check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)), "asking for shared memory");
+      allow_shared_memory(kernel);
       kernel<<<chunks, 256, shared, be.stream()>>>(a);
     };
     bool usual = a.in.base.type == dtype::bf16;

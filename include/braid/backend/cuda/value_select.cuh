@@ -5,6 +5,7 @@
 
 #include <braid/backend/cpu/radix_select.hpp>
 #include <braid/backend/cuda/count_kernel.cuh>
+#include <braid/backend/cuda/launch.cuh>
 #include <braid/backend/cuda/method_blocks.cuh>
 
 BRAID_NAMESPACE_BEGIN
@@ -89,7 +90,7 @@ class value_selector {
       std::size_t const shared = size * 4 + (few ? 0 : threads * static_cast<std::size_t>(n) * sizeof(float));
       auto const blocks = static_cast<unsigned>(std::min<index_t>((a.tiles + threads - 1) / threads, processors * 4));
       auto const launch = [&](auto const kernel) {
-        check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)), "asking for shared memory");
+        allow_shared_memory(kernel);
         kernel<<<blocks, threads, shared, be.stream()>>>(a);
         check_cuda(cudaGetLastError(), "starting a selection");
       };
@@ -115,7 +116,7 @@ class value_selector {
     constexpr unsigned threads = 128;
     std::size_t const shared = most_count_streams * 4 + threads * block_.experts.size() * sizeof(float);
     auto const kernel = count_equals_kernel<Values, max_experts>;
-    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)), "asking for shared memory");
+    allow_shared_memory(kernel);
     kernel<<<static_cast<unsigned>(block_.rows), threads, shared, be.stream()>>>(a, there.data());
     check_cuda(cudaGetLastError(), "starting a count");
     return download(be, there);

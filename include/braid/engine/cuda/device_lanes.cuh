@@ -1,7 +1,8 @@
 #pragma once
 
-/// How blocks reach devices: threads of the host take a lane each, copy a block into it, and wait until the device has
-/// merged it and copied the result to where it will be written from. While one lane's rows are read, another's are on the bus, a third's in a kernel, a fourth's on their way back.
+/// How blocks reach devices: a block takes a lane, is copied into it by a thread of the host, and leaves it when the device has
+/// merged it and copied the result to where it will be written from. While one lane's rows are read, another's are on the bus, a
+/// third's in a kernel, a fourth's on their way back; no thread of the host waits for any of them but the one whose turn it is.
 
 #include <braid/backend/cuda.cuh>
 #include <braid/backend/cuda/pinned_bytes.cuh>
@@ -28,24 +29,41 @@ struct device_lane {
 
   /// Makes room for a block, and for others that are a little larger.
   void fit(std::size_t input_bytes, std::size_t result_bytes) {
-    here.fit(input_bytes);
+    fit_here(input_bytes);
     fit(inputs, input_bytes);
     fit(results, result_bytes);
+  }
+  void fit_here(std::size_t bytes) {
+    current_device const current(be.device());
+    here.fit(rounded(bytes));
+  }
+
+  /// What `fit` takes.
+  [[nodiscard]] static std::size_t rounded(std::size_t bytes) noexcept {
+    constexpr std::size_t unit = std::size_t{1} << 18;
+    return (bytes + unit - 1) / unit * unit;
   }
 
  private:
   void fit(device_buffer<std::byte>& there, std::size_t bytes) const {
     if (there.size() >= bytes) { return; }
     there = {};
-    there = be.make_buffer<std::byte>(in_large_pages(bytes));
+    there = be.make_buffer<std::byte>(rounded(bytes));
   }
 };
 
 /// Page-locked memory for the results of blocks.
 class pinned_memory final : public block_memory {
  public:
-  [[nodiscard]] std::byte* take(std::size_t bytes) const override { return take_pinned(in_large_pages(bytes)); }
-  void give_back(std::byte* at, std::size_t bytes) const noexcept override { give_back_pinned(at, in_large_pages(bytes)); }
+  explicit pinned_memory(int device) : device_(device) {}
+  [[nodiscard]] std::byte* take(std::size_t bytes) const override {
+    current_device const current(device_);
+    return locked_pool::of_process().take(bytes);
+  }
+  void give_back(std::byte* at, std::size_t bytes) const noexcept override { locked_pool::of_process().give_back(at, bytes); }
+
+ private:
+  int device_;
 };
 
 /// While it lives, a device keeps memory that is given back to it for the next who takes some.
@@ -76,9 +94,14 @@ class device_lanes {
   device_lanes(std::vector<int> const& devices, std::size_t count) {
     for (int const d : devices) { memory_.push_back(std::make_unique<kept_device_memory>(d)); }
     lanes_.reserve(count);
-    for (std::size_t i = 0; i < count; ++i) { lanes_.emplace_back(devices[i % devices.size()]); }
-    for (std::size_t i = count; i > 0; --i) { free_.push_back(&lanes_[i - 1]); }
+    free_.resize(devices.size());
+    for (std::size_t i = 0; i < count; ++i) {
+      lanes_.push_back({device_lane(devices[i % devices.size()]), i % devices.size()});
+      free_[i % devices.size()].push_back(i);
+    }
   }
+
+  [[nodiscard]] std::size_t count() const noexcept { return lanes_.size(); }
 
   device_lanes(device_lanes const&) = delete;
   device_lanes& operator=(device_lanes const&) = delete;
@@ -97,43 +120,53 @@ class device_lanes {
     taken& operator=(taken const&) = delete;
     ~taken() {
       // What failed may have left copies under way, from and to memory that somebody else gets next.
-      if (std::uncaught_exceptions() > failures_) { (void)cudaStreamSynchronize(lane_->be.stream()); }
+      if (std::uncaught_exceptions() > failures_) { (void)cudaStreamSynchronize((**this).be.stream()); }
       from_.give_back(lane_);
     }
-    [[nodiscard]] device_lane& operator*() const noexcept { return *lane_; }
+    [[nodiscard]] device_lane& operator*() const noexcept { return from_.lanes_[lane_].lane; }
 
    private:
     device_lanes& from_;
-    device_lane* lane_;
+    std::size_t lane_;
     int failures_ = std::uncaught_exceptions();
   };
 
  private:
-  device_lane* take(int device) {
+  struct lane_of {
+    device_lane lane;
+    std::size_t device;  // place in the list of devices
+  };
+
+  /// Of the device that has the most free ones, so that devices share blocks evenly; the one that was used last, whose memory is
+  /// still in caches.
+  std::size_t take(int device) {
     std::unique_lock lock(mutex_);
-    auto const fits = [&](device_lane const* l) { return device == any_device || l->be.device() == device; };
-    auto found = free_.end();
+    std::vector<std::size_t>* from = nullptr;
     freed_.wait(lock, [&] {
-      found = std::find_if(free_.begin(), free_.end(), fits);  // the one that has rested longest: devices take turns
-      return found != free_.end();
+      from = nullptr;
+      for (auto& free : free_) {
+        bool const fits = !free.empty() && (device == any_device || lanes_[free.back()].lane.be.device() == device);
+        if (fits && (from == nullptr || free.size() > from->size())) { from = &free; }
+      }
+      return from != nullptr;
     });
-    device_lane* const lane = *found;
-    free_.erase(found);
+    std::size_t const lane = from->back();
+    from->pop_back();
     return lane;
   }
-  void give_back(device_lane* lane) {
+  void give_back(std::size_t lane) {
     {
       std::lock_guard const lock(mutex_);
-      free_.push_back(lane);
+      free_[lanes_[lane].device].push_back(lane);
     }
     freed_.notify_all();  // not every lane is right for everybody
   }
 
   std::vector<std::unique_ptr<kept_device_memory>> memory_;
-  std::vector<device_lane> lanes_;
+  std::vector<lane_of> lanes_;
   std::mutex mutex_;
   std::condition_variable freed_;
-  std::vector<device_lane*> free_;
+  std::vector<std::vector<std::size_t>> free_;  // of each device
 };
 
 /// Places in a piece of memory, one after the other, each aligned for copies.

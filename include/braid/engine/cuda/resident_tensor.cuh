@@ -18,14 +18,16 @@ struct device_choices {
   std::size_t lanes;         // of all devices
   std::size_t block_bytes;   // inputs and results of a block
   std::size_t tensor_bytes;  // that may lie on a device beside its blocks
+  stream_timeline* timeline;
 
-  /// A lane a thread of the host. Blocks of some megabytes keep the bus busy; fewer or smaller ones where memory is scarce.
-  device_choices(cuda const& be, device_options const& o, int host_threads) : devices(o.devices) {
+  /// Two lanes a thread of the host, so that threads need not wait. Blocks of some megabytes keep the bus busy; fewer or smaller ones
+  /// where memory is scarce.
+  device_choices(cuda const& be, device_options const& o, int host_threads) : devices(o.devices), timeline(o.timeline) {
     if (devices.empty()) { devices.push_back(be.device()); }
     std::size_t const memory = o.memory == 0 ? std::size_t{1} << 30 : static_cast<std::size_t>(o.memory);
-    constexpr std::size_t usual = std::size_t{4} << 20;
+    constexpr std::size_t usual = std::size_t{2} << 20;
     constexpr std::size_t least = std::size_t{1} << 20;
-    std::size_t const wanted = (static_cast<std::size_t>(host_threads) + devices.size() - 1) / devices.size();
+    std::size_t const wanted = (2 * static_cast<std::size_t>(host_threads) + devices.size() - 1) / devices.size();
     std::size_t const each = std::clamp<std::size_t>(memory / least, 1, wanted);
     lanes = each * devices.size();
     block_bytes = std::min(usual, memory / each);
@@ -82,7 +84,7 @@ class resident_tensor {
       tensor_channels part = source;
       part.channels = block.rows;
       packed_tensor const packed(part);
-      lane.here.fit(packed.bytes);
+      lane.fit_here(packed.bytes);
       for (std::size_t m = 0; m <= block.experts.size(); ++m) {
         channel_rows const& model = m == 0 ? block.base : block.experts[m - 1];
         std::size_t const row = packed_tensor::row_bytes(source, model);

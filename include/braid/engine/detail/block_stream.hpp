@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <deque>
+#include <exception>
 #include <memory>
 #include <mutex>
 #include <span>
@@ -64,6 +65,18 @@ class block_bytes {
   std::size_t size_ = 0;
 };
 
+/// A block that something else merges while the host's threads go on.
+class block_under_way {
+ public:
+  virtual ~block_under_way() = default;
+  /// Waits until its results are in the host's memory. For one block after the other, in the order in which they began.
+  virtual void wait() = 0;
+  /// Brings them where the host would have put them. Behind `wait`, on many threads.
+  virtual void collect(merged_block& out) = 0;
+};
+
+class tensor_pass;
+
 /// One block on its way through the engine.
 struct block_slot {
   index_t first = 0;
@@ -74,9 +87,15 @@ struct block_slot {
   std::vector<std::uint64_t> hash;     // [models, rows], base first
   residual_block residual;
   merged_block merged;
+  std::size_t zero_rows = 0;           // of group 0 that the file gets
+  bool zero_written = false;
   std::uint64_t extra_at = 0;          // where the further rows belong in their tensor, in bytes
   index_t done_first = 0;              // channels whose inputs nobody needs any more
   index_t done_rows = 0;
+  std::shared_ptr<tensor_pass> pass;   // where blocks of several tensors are on their way
+  std::exception_ptr misfit;           // to be thrown unless something else is
+  std::exception_ptr failure;          // to be thrown when its turn comes
+  std::unique_ptr<block_under_way> under_way;  // its copies end before the memory above goes
 
   explicit block_slot(block_memory const& memory) : group_zero(memory), extra(memory) {}
 };
@@ -102,49 +121,73 @@ class used_inputs {
   index_t given_back_ = 0;
 };
 
-/// Blocks of channels through a pipeline: `work(slot)` on many threads at once, `place(slot)` for one after the other, in
-/// order, and `finish(slot)` on many threads again. At most `tokens` blocks are on their way, which bounds memory; slots are
-/// used again, by later tensors too, the one first that was used last.
+/// Blocks of channels through a pipeline. At most `tokens` blocks are on their way, which bounds memory; slots are used again,
+/// by later tensors too, the one first that was used last.
 class block_stream {
  public:
   explicit block_stream(cpu const& be, block_memory const& memory = host_memory()) : be_(be), memory_(memory) {}
 
+  /// The stages of a block, in this order: `next(slot)`, for one after the other, says what block comes, or that none does;
+  /// `work(slot)` on many threads at once; `await(slot)` for one after the other; `collect(slot)` on many; `place(slot)` for one
+  /// after the other; `finish(slot)` on many threads again. One after the other is in the order in which they came.
+  template <class Stages>
+  void run(std::size_t tokens, Stages& stages) {
+    free_.clear();  // whoever threw kept his
+    for (block_slot& s : slots_) {
+      s.under_way.reset();
+      free_.push_back(&s);
+    }
+    using tbb::filter_mode;
+    auto const in_order = [](auto const& stage) {
+      return tbb::make_filter<block_slot*, block_slot*>(filter_mode::serial_in_order, stage);
+    };
+    auto const at_once = [](auto const& stage) { return tbb::make_filter<block_slot*, block_slot*>(filter_mode::parallel, stage); };
+    auto const then = [](auto const& f) {
+      return [&f](block_slot* slot) {
+        f(*slot);
+        return slot;
+      };
+    };
+    auto const work = [&](block_slot& s) { stages.work(s); };
+    auto const await = [&](block_slot& s) { stages.await(s); };
+    auto const collect = [&](block_slot& s) { stages.collect(s); };
+    auto const place = [&](block_slot& s) { stages.place(s); };
+    be_.execute([&] {
+      tbb::parallel_pipeline(tokens, tbb::make_filter<void, block_slot*>(filter_mode::serial_in_order,
+                                                                         [&](tbb::flow_control& control) -> block_slot* {
+                                                                           block_slot& slot = take();
+                                                                           if (stages.next(slot)) { return &slot; }
+                                                                           give_back(slot);
+                                                                           control.stop();
+                                                                           return nullptr;
+                                                                         }) &
+                                         at_once(then(work)) & in_order(then(await)) & at_once(then(collect)) & in_order(then(place)) &
+                                         tbb::make_filter<block_slot*, void>(filter_mode::parallel, [&](block_slot* slot) {
+                                           stages.finish(*slot);
+                                           give_back(*slot);
+                                         }));
+    });
+  }
+
+  /// The blocks of one tensor, which nobody waits for.
   template <class Work, class Place, class Finish>
   void run(index_t channels, index_t rows_per_block, std::size_t tokens, Work const& work, Place const& place, Finish const& finish) {
-    free_.clear();  // whoever threw kept his
-    for (block_slot& s : slots_) { free_.push_back(&s); }
-    index_t next = 0;
-    be_.execute([&] {
-      tbb::parallel_pipeline(
-          tokens,
-          tbb::make_filter<void, block_slot*>(tbb::filter_mode::serial_in_order,
-                                              [&](tbb::flow_control& control) -> block_slot* {
-                                                if (next >= channels) {
-                                                  control.stop();
-                                                  return nullptr;
-                                                }
-                                                block_slot& slot = take();
-                                                slot.first = next;
-                                                slot.rows = std::min(rows_per_block, channels - next);
-                                                next += slot.rows;
-                                                return &slot;
-                                              }) &
-              tbb::make_filter<block_slot*, block_slot*>(tbb::filter_mode::parallel,
-                                                         [&](block_slot* slot) {
-                                                           work(*slot);
-                                                           return slot;
-                                                         }) &
-              tbb::make_filter<block_slot*, block_slot*>(tbb::filter_mode::serial_in_order,
-                                                         [&](block_slot* slot) {
-                                                           place(*slot);
-                                                           return slot;
-                                                         }) &
-              tbb::make_filter<block_slot*, void>(tbb::filter_mode::parallel, [&](block_slot* slot) {
-                finish(*slot);
-                std::lock_guard const lock(mutex_);
-                free_.push_back(slot);
-              }));
-    });
+    struct {
+      index_t channels, rows, begun;
+      Work const& work;
+      Place const& place;
+      Finish const& finish;
+      bool next(block_slot& s) {
+        if (begun >= channels) { return false; }
+        s.first = begun;
+        s.rows = std::min(rows, channels - begun);
+        begun += s.rows;
+        return true;
+      }
+      void await(block_slot&) const {}
+      void collect(block_slot&) const {}
+    } stages{channels, rows_per_block, 0, work, place, finish};
+    run(tokens, stages);
   }
 
  private:
@@ -154,6 +197,10 @@ class block_stream {
     block_slot& last = *free_.back();
     free_.pop_back();
     return last;
+  }
+  void give_back(block_slot& slot) {
+    std::lock_guard const lock(mutex_);
+    free_.push_back(&slot);
   }
 
   cpu const& be_;

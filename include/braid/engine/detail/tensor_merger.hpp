@@ -4,6 +4,7 @@
 #include <braid/engine/detail/block_stream.hpp>
 #include <braid/engine/device_options.hpp>
 
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -27,6 +28,8 @@ class tensor_merger {
   /// With a budget: the measuring pass over one tensor.
   [[nodiscard]] virtual measured_tensor measure(std::string_view tensor, std::vector<std::string> const& names,
                                                 tensor_channels const& source, cluster::budget_histogram& curves) const = 0;
+  /// Whether `prepare` reads the tensor, so that nothing else should be under way meanwhile.
+  [[nodiscard]] virtual bool measures(std::size_t experts) const = 0;
   /// Whole-tensor measures.
   /// @param measured  of `measure`; null without a budget
   [[nodiscard]] virtual tensor_context prepare(std::string_view tensor, std::vector<std::string> const& names,
@@ -35,9 +38,12 @@ class tensor_merger {
   [[nodiscard]] virtual index_t block_rows(tensor_channels const& source) const { return detail::block_rows(source); }
   /// Where `merge` writes rows to.
   [[nodiscard]] virtual block_memory const& memory() const { return host_memory(); }
-  /// Merges a block. Called from many threads.
-  virtual void merge(tensor_context const& context, channel_block const& block, merged_block& out,
-                     channel_workspace& work) const = 0;
+  /// Most blocks that may be under way at once.
+  [[nodiscard]] virtual std::size_t most_blocks() const { return ~std::size_t{0}; }
+  /// Merges a block, or lets it be merged. Called from many threads.
+  /// @return null where it is merged. The inputs may go in any case; the context and the memory of `out` stay
+  [[nodiscard]] virtual std::unique_ptr<block_under_way> merge(tensor_context const& context, channel_block const& block,
+                                                               merged_block& out, channel_workspace& work) const = 0;
 };
 
 template <class Method>
@@ -61,6 +67,13 @@ class method_merger final : public tensor_merger {
       throw argument_error("this method can't keep to a budget");
     }
   }
+  [[nodiscard]] bool measures(std::size_t experts) const override {
+    if constexpr (requires { method_.measures_tensors(experts); }) {
+      return method_.measures_tensors(experts);
+    } else {
+      return true;
+    }
+  }
   [[nodiscard]] tensor_context prepare(std::string_view tensor, std::vector<std::string> const& names,
                                        tensor_channels const& source, measured_tensor const* measured) const override {
     if constexpr (requires { method_.prepare_measured(backend_, tensor, names, source, *measured); }) {
@@ -68,9 +81,10 @@ class method_merger final : public tensor_merger {
     }
     return method_.prepare(backend_, tensor, names, source);
   }
-  void merge(tensor_context const& context, channel_block const& block, merged_block& out,
-             channel_workspace& work) const override {
+  [[nodiscard]] std::unique_ptr<block_under_way> merge(tensor_context const& context, channel_block const& block, merged_block& out,
+                                                       channel_workspace& work) const override {
     method_.block_operation()(context, block, out, work);
+    return nullptr;
   }
 
  private:

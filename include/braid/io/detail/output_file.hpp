@@ -40,10 +40,10 @@ class output_file {
     // Small pages are worth reserving many at a time; large ones are so fast to reserve that threads should share little.
     piece_ = o.piece.value_or(large_pages_ ? 2 * large_page : 16 * large_page);
     if (most_ == 0 || !(o.mapped ? *o.mapped : is_in_memory())) { return; }
+    pieces_ = std::vector<piece>(static_cast<std::size_t>((most_ + piece_ - 1) / piece_));  // may fail, and nobody would unmap
     void* const at = ::mmap(nullptr, static_cast<std::size_t>(most_), PROT_READ | PROT_WRITE, MAP_SHARED, fd_.get(), 0);
     if (at == MAP_FAILED) { return; }
     map_ = static_cast<std::byte*>(at);
-    pieces_ = std::vector<piece>(static_cast<std::size_t>((most_ + piece_ - 1) / piece_));
   }
   output_file(unique_fd fd, std::uint64_t most_bytes, std::filesystem::path shown)
       : output_file(std::move(fd), most_bytes, std::move(shown), options{}) {}

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <braid/backend/cuda.cuh>
+#include <braid/backend/cuda/launch.cuh>
 #include <braid/core/tensor_view.hpp>
 #include <braid/serve/cuda/row_matrix.cuh>
 #include <braid/serve/cuda/row_products.cuh>
@@ -282,7 +283,7 @@ class device_row_linear {
       m.split *= 2;
     }
     auto const kernel = detail::row_matrix_kernel<T, Tasks, Inputs, Terms, Signs>;
-    allow(reinterpret_cast<void const*>(kernel), layout::bytes);
+    detail::allow_shared_memory(kernel);
     start_kernel(be, kernel, tiles * static_cast<std::size_t>(m.split), layout::threads, layout::bytes, m.split, m);
   }
 
@@ -290,21 +291,9 @@ class device_row_linear {
   template <class Arguments>
   static void start_kernel(cuda const& be, void (*kernel)(Arguments), std::size_t blocks, int threads, std::size_t bytes, int cluster,
                            Arguments const& a) {
-    cudaLaunchConfig_t config{};
-    config.gridDim = dim3(static_cast<unsigned>(blocks));
-    config.blockDim = dim3(static_cast<unsigned>(threads));
-    config.dynamicSmemBytes = bytes;
-    config.stream = be.stream();
-    cudaLaunchAttribute attributes[2]{};
-    attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attributes[0].val.programmaticStreamSerializationAllowed = 1;
-    attributes[1].id = cudaLaunchAttributeClusterDimension;
-    attributes[1].val.clusterDim.x = static_cast<unsigned>(cluster);
-    attributes[1].val.clusterDim.y = 1;
-    attributes[1].val.clusterDim.z = 1;
-    config.attrs = attributes;
-    config.numAttrs = cluster == 1 ? 1 : 2;
-    detail::check_cuda(cudaLaunchKernelEx(&config, kernel, a), "starting products");
+    detail::launch(kernel,
+                   {.blocks = blocks, .threads = threads, .shared_bytes = bytes, .cluster = cluster == 1 ? 0 : cluster, .early = true},
+                   be.stream(), "starting products", a);
   }
 
   template <class T>
@@ -338,7 +327,7 @@ class device_row_linear {
     using layout = detail::vector_layout<T>;
     auto const kernel = detail::row_vector_kernel<T, Stages, Signs>;
     std::size_t const bytes = layout::bytes(cols_, Stages);
-    allow(reinterpret_cast<void const*>(kernel), bytes);
+    detail::allow_shared_memory(kernel);
     int const needed = (a.count + layout::warps - 1) / layout::warps;
     int const blocks = needed < processors_ ? needed : processors_;
     start_kernel(be, kernel, static_cast<std::size_t>(blocks), layout::threads, bytes, 1, a);
@@ -349,15 +338,10 @@ class device_row_linear {
     if (first == last) { return; }
     using layout = detail::tile_layout<T, Inputs>;
     auto const kernel = detail::row_tile_kernel<T, Inputs, Signs>;
-    allow(reinterpret_cast<void const*>(kernel), layout::bytes);
+    detail::allow_shared_memory(kernel);
     a.tiles += first;
     // Not before the kernel ahead has ended: it would share processors unevenly with it, and arithmetic is what it lacks.
     kernel<<<static_cast<unsigned>(last - first), layout::threads, layout::bytes, be.stream()>>>(a);
-  }
-
-  static void allow(void const* kernel, std::size_t bytes) {
-    detail::check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
-                       "asking for shared memory");
   }
 
   dtype type_;
