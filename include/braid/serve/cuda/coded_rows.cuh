@@ -30,7 +30,7 @@ struct row_residual {
   std::uint32_t const* planes = nullptr;
   float scale[3]{};
 
-  __device__ row_residual() = default;
+  row_residual() = default;
   __device__ row_residual(coded_pool const& pool, residual_code c, std::int64_t plane, std::uint32_t first_scale)
       : code(c), planes(pool.planes + plane) {
     int const scales = code > residual_code::sign3 ? 1 : static_cast<int>(code);
@@ -78,7 +78,7 @@ struct coded_words {
   four_words plane[3]{};
   std::uint32_t before = 0;  // the last word of the piece before
 
-  __device__ coded_words() = default;
+  coded_words() = default;
   __device__ coded_words(row_residual const& r, index_t first) noexcept {
     int const planes = r.planes_of_code();
     std::uint32_t const* const from = r.planes + first / coded_piece * (planes * plane_words);
