@@ -56,37 +56,14 @@ struct add_residual_body {
 /// @param shared, out  [n] of `type`; may be the same
 inline bool rebuild_in_one_pass(dtype type, residual_code code, std::byte const* plane, bfloat16 const* scale, bfloat16 const* column,
                                 index_t cols, index_t first, index_t n, std::byte const* shared, std::byte* out) {
-  bool const native = type == dtype::f16 && has_native_f16();
-  if (n % sum_order::lanes != 0 || (type != dtype::bf16 && type != dtype::f32 && !native)) { return false; }
+  if (n % sum_order::lanes != 0) { return false; }
   alignas(64) std::byte kept[static_cast<std::size_t>(residual_piece) * sizeof(float)];
   std::byte* const to = shared == out ? static_cast<std::byte*>(kept) : out;
   bool fits = false;
-  auto const run = [&](auto const& coded) {
-    auto const as = [&]<class T>(T*) {
-      dispatch<rebuild_piece_body<T, std::remove_cvref_t<decltype(coded)>>>(reinterpret_cast<T const*>(shared), coded,
-                                                                            column == nullptr ? nullptr : column + first, n,
-                                                                            reinterpret_cast<T*>(to), &fits);
-    };
-    if (native) {
-      as(static_cast<native_float16*>(nullptr));
-    } else if (type == dtype::bf16) {
-      as(static_cast<bfloat16*>(nullptr));
-    } else {
-      as(static_cast<float*>(nullptr));
-    }
-  };
-  auto const signs = [&]<int Planes>(std::integral_constant<int, Planes>) {
-    sign_columns<Planes> coded{plane + first / 8, (cols + 7) / 8, {}};
-    for (int p = 0; p < Planes; ++p) { coded.scale[p] = static_cast<float>(scale[p]); }
-    run(coded);
-  };
-  switch (code) {
-    case residual_code::sign1: signs(std::integral_constant<int, 1>{}); break;
-    case residual_code::sign2: signs(std::integral_constant<int, 2>{}); break;
-    case residual_code::sign3: signs(std::integral_constant<int, 3>{}); break;
-    case residual_code::ternary: run(ternary_columns{plane + first / 5, static_cast<float>(scale[0])}); break;
-    default: return false;
-  }
+  (void)visit_one_pass(type, code, plane, scale, cols, first, [&]<class Columns, class T>(Columns const& coded, T*) {
+    dispatch<rebuild_piece_body<T, Columns>>(reinterpret_cast<T const*>(shared), coded, column == nullptr ? nullptr : column + first, n,
+                                             reinterpret_cast<T*>(to), &fits);
+  });
   if (fits && to != out) { std::memcpy(out, to, static_cast<std::size_t>(n) * size_of(type)); }
   return fits;
 }

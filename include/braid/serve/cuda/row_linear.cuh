@@ -278,22 +278,24 @@ class device_row_linear {
   template <class T, int Terms, bool Coded>
   void start_matrices(cuda const& be, batch const& b, detail::matrix_arguments const& m) const {
     if (b.tasks_of_tile == detail::matrix_most_tasks) {
-      start_matrix_tiles<T, detail::matrix_most_tasks, 64, Terms, Coded>(be, m, 0, b.tiles.size());
+      start_matrix_tiles<T, detail::matrix_most_tasks, 64, Terms, Coded>(be, b, m, 0, b.tiles.size());
     } else if (b.tasks_of_tile == detail::matrix_few_tasks) {
-      start_matrix_tiles<T, detail::matrix_few_tasks, 16, Terms, Coded>(be, m, b.above[0], b.above[1]);
-      start_matrix_tiles<T, detail::matrix_few_tasks, 32, Terms, Coded>(be, m, b.above[1], b.tiles.size());
+      start_matrix_tiles<T, detail::matrix_few_tasks, 16, Terms, Coded>(be, b, m, b.above[0], b.above[1]);
+      start_matrix_tiles<T, detail::matrix_few_tasks, 32, Terms, Coded>(be, b, m, b.above[1], b.tiles.size());
     } else {
-      start_matrix_tiles<T, detail::matrix_tasks, 16, Terms, Coded>(be, m, b.above[0], b.above[1]);
-      start_matrix_tiles<T, detail::matrix_tasks, 32, Terms, Coded>(be, m, b.above[1], b.above[2]);
-      start_matrix_tiles<T, detail::matrix_tasks, 64, Terms, Coded>(be, m, b.above[2], b.tiles.size());
+      start_matrix_tiles<T, detail::matrix_tasks, 16, Terms, Coded>(be, b, m, b.above[0], b.above[1]);
+      start_matrix_tiles<T, detail::matrix_tasks, 32, Terms, Coded>(be, b, m, b.above[1], b.above[2]);
+      start_matrix_tiles<T, detail::matrix_tasks, 64, Terms, Coded>(be, b, m, b.above[2], b.tiles.size());
     }
   }
 
   template <class T, int Tasks, int Inputs, int Terms, bool Coded>
-  void start_matrix_tiles(cuda const& be, detail::matrix_arguments m, std::size_t first, std::size_t last) const {
+  void start_matrix_tiles(cuda const& be, batch const& b, detail::matrix_arguments m, std::size_t first, std::size_t last) const {
     if (first == last) { return; }
     using layout = detail::matrix_layout<Tasks, Inputs, Terms>;
     m.row.tiles += first;
+    m.follows = first != 0;
+    m.followed = last != b.tiles.size();
     // Few tiles share their columns out among several blocks, until processors have enough of them.
     auto const tiles = last - first;
     constexpr int fill = Inputs == 64 ? layout::blocks : 1;

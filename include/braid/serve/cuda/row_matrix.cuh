@@ -99,6 +99,10 @@ struct matrix_arguments {
   index_t term = 0;
   float const* scale = nullptr;       // [batch] or none
   int split = 1;                      // blocks of a tile, each with a part of the columns: a cluster
+  // Kernels of the same products run side by side: what vectors wait for, the first of them has waited for before it lets the
+  // next one start; the others wait for each other at their ends, so that behind the last all are done.
+  bool follows = false;
+  bool followed = false;
 };
 
 template <int Tasks, int Inputs, int Terms>
@@ -136,7 +140,7 @@ BRAID_KERNEL void __launch_bounds__(matrix_layout<Tasks, Inputs, Terms>::threads
   constexpr int row_tiles = layout::row_tiles;
   constexpr int input_tiles = layout::input_tiles;
   BRAID_BLOCK_MEMORY(memory);
-  ptx::let_next_start();
+  if (!a.followed) { ptx::let_next_start(); }
   int const thread = static_cast<int>(threadIdx.x);
   int const warp = thread / 32;
   int const lane = thread % 32;
@@ -193,7 +197,8 @@ BRAID_KERNEL void __launch_bounds__(matrix_layout<Tasks, Inputs, Terms>::threads
   for (int s = 0; s < stages - 1; ++s) {
     if (first + s < last) { start_rows(first + s); }
   }
-  ptx::wait_for_last();
+  if (!a.follows) { ptx::wait_for_last(); }
+  if (a.followed) { ptx::let_next_start(); }
 #pragma unroll
   for (int s = 0; s < stages - 1; ++s) {
     if (first + s < last) { start_inputs(first + s); }
@@ -269,9 +274,10 @@ BRAID_KERNEL void __launch_bounds__(matrix_layout<Tasks, Inputs, Terms>::threads
     }
   }
   ptx::wait_for_all_but<0>();
+  if (a.follows) { ptx::wait_for_last(); }
   if constexpr (layout::warps_of_columns == 2) {
     __syncthreads();  // nobody reads stages any more
-    auto* const halves = reinterpret_cast<float*>(memory) + warp % layout::warps_of_rows * (row_tiles * input_tiles * 4 * 32) + lane;
+    auto* const halves = reinterpret_cast<float*>(memory) + warp % (layout::warps_of_rows * layout::warps_of_inputs) * (row_tiles * input_tiles * 4 * 32) + lane;
 #pragma unroll
     for (int i = 0; i < row_tiles * input_tiles * 4; ++i) {
       if (part == 1) { halves[i * 32] = total[i / (input_tiles * 4)][i / 4 % input_tiles][i % 4]; }
