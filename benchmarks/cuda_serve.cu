@@ -68,7 +68,7 @@ class coded_rows {
       auto const sign = static_cast<unsigned>(scrambled(i) & 0x80u);
       memory_[i] = highest ? static_cast<std::byte>((braid::size_of(type) == 1 ? 0x38u : 0x3Cu) | sign) : static_cast<std::byte>(scrambled(i) >> 8);
     }
-    planes_.resize(experts * static_cast<std::size_t>(rows) * static_cast<std::size_t>(braid::residual_bytes(code, cols)));
+    planes_.resize(::experts * static_cast<std::size_t>(rows) * static_cast<std::size_t>(braid::residual_bytes(code, cols)));
     for (std::size_t i = 0; i < planes_.size(); ++i) { planes_[i] = static_cast<std::byte>(scrambled(i + 5) % (code == braid::residual_code::ternary ? 243 : 256)); }
     scales_.assign(3, braid::bfloat16(0.01f));
     if (column_scales) { columns_.assign(static_cast<std::size_t>(cols), braid::bfloat16(0.75f)); }

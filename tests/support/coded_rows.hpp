@@ -16,6 +16,7 @@ class coded_rows {
              bool column_scales)
       : type_(type), cols_(cols), experts_(experts), channels_(channels), row_bytes_(static_cast<std::size_t>(cols) * braid::size_of(type)) {
     auto const rows = static_cast<std::size_t>(2 * channels);
+    memory_.reserve(rows * row_bytes_);
     for (std::size_t i = 0; i < rows * static_cast<std::size_t>(cols); ++i) { append(element(random)); }
     if (column_scales) {
       for (index_t c = 0; c < cols; ++c) { columns_.emplace_back(static_cast<float>(0.5 + random.unit())); }
@@ -30,6 +31,16 @@ class coded_rows {
       for (int s = 0; s < braid::residual_scales(p.code); ++s) { scales_.emplace_back(static_cast<float>(random.bell()) * 0.1f); }
       places_.push_back(p);
     }
+  }
+
+  /// Gives a row of the pool another element.
+  void set(std::size_t expert, index_t channel, index_t column, float x) {
+    std::size_t const end = memory_.size();
+    append(x);
+    std::size_t const bytes = memory_.size() - end;
+    placed const& p = places_[expert * static_cast<std::size_t>(channels_) + static_cast<std::size_t>(channel)];
+    std::memcpy(memory_.data() + p.row * row_bytes_ + static_cast<std::size_t>(column) * bytes, memory_.data() + end, bytes);
+    memory_.resize(end);
   }
 
   [[nodiscard]] dtype type() const noexcept { return type_; }
