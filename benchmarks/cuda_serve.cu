@@ -66,10 +66,12 @@ class coded_rows {
       // Numbers about 1 in every type: the highest byte is that of one.
       bool const highest = i % braid::size_of(type) == braid::size_of(type) - 1;
       auto const sign = static_cast<unsigned>(scrambled(i) & 0x80u);
-      memory_[i] = highest ? static_cast<std::byte>((braid::size_of(type) == 1 ? 0x38u : 0x3Cu) | sign) : static_cast<std::byte>(scrambled(i) >> 8);
+      unsigned const one = braid::size_of(type) == 1 ? 0x38u : 0x3Cu;
+      memory_[i] = static_cast<std::byte>(highest ? one | sign : scrambled(i) >> 8);
     }
     planes_.resize(::experts * static_cast<std::size_t>(rows) * static_cast<std::size_t>(braid::residual_bytes(code, cols)));
-    for (std::size_t i = 0; i < planes_.size(); ++i) { planes_[i] = static_cast<std::byte>(scrambled(i + 5) % (code == braid::residual_code::ternary ? 243 : 256)); }
+    unsigned const values = code == braid::residual_code::ternary ? 243 : 256;
+    for (std::size_t i = 0; i < planes_.size(); ++i) { planes_[i] = static_cast<std::byte>(scrambled(i + 5) % values); }
     scales_.assign(3, braid::bfloat16(0.01f));
     if (column_scales) { columns_.assign(static_cast<std::size_t>(cols), braid::bfloat16(0.75f)); }
   }
@@ -80,7 +82,8 @@ class coded_rows {
   [[nodiscard]] braid::bfloat16 const* column_scales() const noexcept { return columns_.empty() ? nullptr : columns_.data(); }
   [[nodiscard]] braid::stored_row row(std::size_t expert, index_t channel) const noexcept {
     auto const r = static_cast<std::size_t>(channel);
-    std::size_t const plane = (expert * static_cast<std::size_t>(rows_) + r) * static_cast<std::size_t>(braid::residual_bytes(code_, cols_));
+    auto const bytes = static_cast<std::size_t>(braid::residual_bytes(code_, cols_));
+    std::size_t const plane = (expert * static_cast<std::size_t>(rows_) + r) * bytes;
     return {memory_.data() + r * static_cast<std::size_t>(cols_) * braid::size_of(type_), code_, planes_.data() + plane, scales_.data()};
   }
 
@@ -165,7 +168,7 @@ struct runner {
   template <class T>
   void coded(braid::residual_code code, bool column_scales, index_t rows, index_t cols) {
     coded_rows const source(braid::dtype_of<T>, code, column_scales, rows, cols);
-    std::size_t const bytes = static_cast<std::size_t>(rows * cols) * sizeof(T) + static_cast<std::size_t>(rows * braid::residual_bytes(code, cols));
+    auto const bytes = static_cast<std::size_t>(rows * (cols * static_cast<index_t>(sizeof(T)) + braid::residual_bytes(code, cols)));
     std::size_t const sets = turns(bytes);
     int const steps = static_cast<int>(sets) * std::max(1, 24 / static_cast<int>(sets));
     double const copy = copy_time(bytes / 32 * 32, sets, steps);
@@ -173,8 +176,8 @@ struct runner {
     for (std::size_t s = 0; s < sets; ++s) { linear.emplace_back(be, source); }
     for (std::size_t const batch : {1u, 16u, 64u}) {
       char name[64];
-      std::snprintf(name, sizeof name, "%s %s%s, batch %zu", std::string(braid::name_of(braid::dtype_of<T>)).c_str(), std::string(braid::name_of(code)).c_str(),
-                    column_scales ? ", columns" : "", batch);
+      std::string const type(braid::name_of(braid::dtype_of<T>)), code_name(braid::name_of(code));
+      std::snprintf(name, sizeof name, "%s %s%s, batch %zu", type.c_str(), code_name.c_str(), column_scales ? ", columns" : "", batch);
       show_batch<T>(name, linear, std::vector<std::size_t>(batch, 1), rows, steps, copy);
     }
   }
@@ -265,7 +268,9 @@ int main(int argc, char** argv) {
   r.shape<braid::float16>("f16", 4096, 4096);
   r.shape<float>("f32", 4096, 4096);
   std::printf("\n4096x4096 with residuals, and f8\n");
-  for (int code = 0; code < braid::residual_codes; ++code) { r.coded<braid::bfloat16>(static_cast<braid::residual_code>(code), false, 4096, 4096); }
+  for (int code = 0; code < braid::residual_codes; ++code) {
+    r.coded<braid::bfloat16>(static_cast<braid::residual_code>(code), false, 4096, 4096);
+  }
   r.coded<braid::bfloat16>(braid::residual_code::sign1, true, 4096, 4096);
   r.coded<braid::float8_e4m3>(braid::residual_code::none, false, 4096, 4096);
   r.coded<braid::float8_e5m2>(braid::residual_code::sign1, false, 4096, 4096);

@@ -56,7 +56,8 @@ void check(random_source& random, index_t channels, index_t cols, std::vector<st
   a.x_stride = cols;
   a.y = y.data();
   a.y_stride = channels;
-  INFO(channels << " x " << cols << " " << braid::name_of(braid::dtype_of<T>) << (columns_scaled ? ", scaled columns" : "") << ", batch " << batch);
+  INFO(channels << " x " << cols << " " << braid::name_of(braid::dtype_of<T>) << (columns_scaled ? ", scaled columns" : "") << ", batch "
+                << batch);
   auto const differing = [&] {
     std::size_t count = 0;
     for (std::size_t i = 0; i < y.size(); ++i) { count += std::memcmp(&y[i], &expected[i], sizeof(float)) != 0 ? 1 : 0; }

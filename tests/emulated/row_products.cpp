@@ -139,7 +139,7 @@ void check_matrices(random_source& random, index_t channels, index_t cols, braid
   braid::row_linear const rows(source);
   auto const batch = static_cast<index_t>(expert.size());
   auto const pool = detail::make_device_pool(source);
-  auto const most_inputs = static_cast<std::size_t>(tasks_of_tile == detail::matrix_few_tasks ? detail::matrix_few_inputs : detail::matrix_inputs);
+  std::size_t const most_inputs = tasks_of_tile == detail::matrix_few_tasks ? detail::matrix_few_inputs : detail::matrix_inputs;
   auto const plan = detail::plan_rows(pool.experts, expert, 0, {static_cast<std::size_t>(tasks_of_tile), most_inputs});
   device_copy const there(pool.rows), planes(pool.planes);
   device_copy const scales(pool.scales), columns(pool.columns), trellis(detail::device_trellis());
@@ -225,7 +225,8 @@ TEST_CASE("emulated products on tensor cores are those of float64, within float3
   random_source random(504);
   std::vector<braid::residual::any> const codes{{}, braid::residual::sign_bits<2>{}};
   int round = 0;
-  for (auto const& [channels, cols, batch, split] : {std::tuple<index_t, index_t, int, int>{3, 1, 1, 1}, {70, 200, 5, 2}, {17, 1030, 2, 4}, {9, 77, 20, 1}, {66, 65, 40, 1}, {133, 200, 33, 2}, {5, 512, 70, 8}, {70, 300, 64, 1}, {40, 300, 9, 1}, {33, 1050, 25, 2}}) {
+  for (auto const& [channels, cols, batch, split] :
+       {std::tuple<index_t, index_t, int, int>{3, 1, 1, 1}, {70, 200, 5, 2}, {17, 1030, 2, 4}, {9, 77, 20, 1}, {66, 65, 40, 1}, {133, 200, 33, 2}, {5, 512, 70, 8}, {70, 300, 64, 1}, {40, 300, 9, 1}, {33, 1050, 25, 2}}) {
     std::vector<std::size_t> expert;
     for (int b = 0; b < batch; ++b) { expert.push_back(static_cast<std::size_t>(round % 2 == 0 ? random.below(4) : 3)); }
     auto const& code = codes[static_cast<std::size_t>(round) % 2];

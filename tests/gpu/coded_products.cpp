@@ -44,7 +44,8 @@ constexpr dtype types[] = {dtype::bf16, dtype::f16, dtype::f32, dtype::f8_e4m3, 
 TEST_CASE("products by rows with residuals of every code have the CPU's bits, f8 included", "[short][serve]") {
   random_source random(421);
   for (int round = 0; round < 60; ++round) {
-    index_t const cols = round % 6 == 0 ? random.between(300, 600) * 8 : random.one_of(std::array<index_t, 8>{1, 15, 64, 127, 128, 512, 1000, 1600});
+    constexpr index_t widths[] = {1, 15, 64, 127, 128, 512, 1000, 1600};
+    index_t const cols = round % 6 == 0 ? random.between(300, 600) * 8 : random.one_of(widths);
     check_case(random, types[round % 5], random.between(1, cols > 1000 ? 60 : 200), cols, round % 3 == 0 ? random.between(2, 30) : 1);
   }
 }

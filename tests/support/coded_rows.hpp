@@ -12,9 +12,13 @@ namespace braid_test {
 class coded_rows {
  public:
   /// @param codes  what rows may have
-  coded_rows(random_source& random, dtype type, std::size_t experts, index_t channels, index_t cols, std::vector<braid::residual_code> const& codes,
-             bool column_scales)
-      : type_(type), cols_(cols), experts_(experts), channels_(channels), row_bytes_(static_cast<std::size_t>(cols) * braid::size_of(type)) {
+  coded_rows(random_source& random, dtype type, std::size_t experts, index_t channels, index_t cols,
+             std::vector<braid::residual_code> const& codes, bool column_scales)
+      : type_(type),
+        cols_(cols),
+        experts_(experts),
+        channels_(channels),
+        row_bytes_(static_cast<std::size_t>(cols) * braid::size_of(type)) {
     auto const rows = static_cast<std::size_t>(2 * channels);
     memory_.reserve(rows * row_bytes_);
     for (std::size_t i = 0; i < rows * static_cast<std::size_t>(cols); ++i) { append(element(random)); }

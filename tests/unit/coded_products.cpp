@@ -37,7 +37,8 @@ TEST_CASE("a vector times a row with a residual is the product with the row that
           std::vector<float> x;
           for (index_t i = 0; i < batch * cols; ++i) { x.push_back(random.chance(0.05) ? -0.0f : static_cast<float>(random.bell())); }
           std::vector<float> y(static_cast<std::size_t>(batch * channels));
-          linear.apply(braid::cpu(1), 1, braid::tensor_view<float const>(x.data(), batch, cols), braid::tensor_view<float>(y.data(), batch, channels));
+          linear.apply(braid::cpu(1), 1, braid::tensor_view<float const>(x.data(), batch, cols),
+                       braid::tensor_view<float>(y.data(), batch, channels));
           int wrong = 0;
           for (index_t i = 0; i < batch * channels; ++i) {
             float const one = expected(rows, 1, i % channels, x.data() + i / channels * cols);
@@ -63,14 +64,16 @@ TEST_CASE("bodies of products with residuals give the same bits at widths that t
       auto const* const shared = reinterpret_cast<braid::bfloat16 const*>(row.shared);
       auto const body = [&]<int W, class Columns>(std::integral_constant<int, W>, Columns const& coded) {
         float total = 0.0f;
-        braid::detail::coded_product_body<braid::bfloat16, Columns>::template run<W>(shared, shared, coded, rows.column_scales(), x.data(), 2640, &total);
+        using kernel = braid::detail::coded_product_body<braid::bfloat16, Columns>;
+        kernel::template run<W>(shared, shared, coded, rows.column_scales(), x.data(), 2640, &total);
         return total;
       };
-      bool const readable = braid::detail::visit_one_pass(dtype::bf16, row.code, row.plane, row.scale, 2640, 0, [&]<class Columns, class T>(Columns const& coded, T*) {
+      auto const at_every_width = [&]<class Columns, class T>(Columns const& coded, T*) {
         CHECK(same_bits(body(std::integral_constant<int, 4>{}, coded), one));
         CHECK(same_bits(body(std::integral_constant<int, 8>{}, coded), one));
         CHECK(same_bits(body(std::integral_constant<int, 16>{}, coded), one));
-      });
+      };
+      bool const readable = braid::detail::visit_one_pass(dtype::bf16, row.code, row.plane, row.scale, 2640, 0, at_every_width);
       CHECK(readable == !(code == braid::residual_code::ternary && static_cast<float>(row.scale[0]) < 0.0f));
     }
   }
@@ -90,7 +93,8 @@ TEST_CASE("NaN and infinity in rows with residuals reach the product", "[serve]"
         braid::row_linear(rows).apply(braid::cpu(1), 0, x, y);
         for (index_t c = 0; c < 20; ++c) {
           float const one = expected(rows, 0, c, x.data());
-          CHECK((same_bits(y[static_cast<std::size_t>(c)], one) || (one != one && y[static_cast<std::size_t>(c)] != y[static_cast<std::size_t>(c)])));
+          float const got = y[static_cast<std::size_t>(c)];
+          CHECK((same_bits(got, one) || (one != one && got != got)));
           CHECK_FALSE(std::isfinite(one));
         }
       }
@@ -113,8 +117,9 @@ TEST_CASE("a device's words of residuals hold what their bytes mean", "[serve]")
       int const planes = braid::detail::device_planes(code);
       REQUIRE(static_cast<index_t>(words.size()) == 1 + (cols + 127) / 128 * planes * 4);
       // Bit number `bit` of plane p; of a trellis, of the whole string.
-      auto const plane_bit = [&](int p, index_t c) { return words[static_cast<std::size_t>(1 + (c / 128 * planes + p) * 4 + c % 128 / 32)] >> (c % 32) & 1u; };
-      auto const string_bit = [&](index_t bit) { return bit < 0 ? 0u : words[static_cast<std::size_t>(1 + bit / 32)] >> (31 - bit % 32) & 1u; };
+      auto const word = [&](index_t at) { return words[static_cast<std::size_t>(1 + at)]; };
+      auto const plane_bit = [&](int p, index_t c) { return word((c / 128 * planes + p) * 4 + c % 128 / 32) >> (c % 32) & 1u; };
+      auto const string_bit = [&](index_t bit) { return bit < 0 ? 0u : word(bit / 32) >> (31 - bit % 32) & 1u; };
       for (index_t c = 0; c < cols; ++c) {
         float value = 0.0f;
         switch (code) {

@@ -181,7 +181,8 @@ struct rebuild_piece_body {
 /// Calls `f(columns, static_cast<T*>(nullptr))` for a code and a type that are rebuilt in one pass. @return false for others
 /// @param first  the column that `columns` begin with, a multiple of `residual_grain`
 template <class F>
-bool visit_one_pass(dtype type, residual_code code, std::byte const* plane, bfloat16 const* scale, index_t cols, index_t first, F const& f) {
+bool visit_one_pass(dtype type, residual_code code, std::byte const* plane, bfloat16 const* scale, index_t cols, index_t first,
+                    F const& f) {
   auto const as = [&](auto const& coded) {
     if (!coded.readable()) { return false; }
     switch (type) {

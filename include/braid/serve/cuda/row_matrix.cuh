@@ -277,7 +277,8 @@ BRAID_KERNEL void __launch_bounds__(matrix_layout<Tasks, Inputs, Terms>::threads
   if (a.follows) { ptx::wait_for_last(); }
   if constexpr (layout::warps_of_columns == 2) {
     __syncthreads();  // nobody reads stages any more
-    auto* const halves = reinterpret_cast<float*>(memory) + warp % (layout::warps_of_rows * layout::warps_of_inputs) * (row_tiles * input_tiles * 4 * 32) + lane;
+    constexpr int places = row_tiles * input_tiles * 4;
+    auto* const halves = reinterpret_cast<float*>(memory) + warp % (layout::warps_of_rows * layout::warps_of_inputs) * (places * 32) + lane;
 #pragma unroll
     for (int i = 0; i < row_tiles * input_tiles * 4; ++i) {
       if (part == 1) { halves[i * 32] = total[i / (input_tiles * 4)][i / 4 % input_tiles][i % 4]; }

@@ -368,7 +368,8 @@ BRAID_KERNEL void __launch_bounds__(tile_layout<T, Inputs>::threads, 2) row_tile
     index_t const first_column = static_cast<index_t>(piece) * layout::columns;
     if constexpr (Coded) {
       for (int i = thread; i < tile.tasks * row_chunks; i += layout::threads) {
-        add_residual<T>(a.coded, tasks[i / row_chunks], first_column + i % row_chunks * (16 / static_cast<int>(sizeof(T))), a.cols, from + i * 16);
+        index_t const c = first_column + i % row_chunks * (16 / static_cast<int>(sizeof(T)));
+        add_residual<T>(a.coded, tasks[i / row_chunks], c, a.cols, from + i * 16);
       }
       __syncthreads();
     }
