@@ -112,24 +112,25 @@ void run_matrices(detail::matrix_arguments m, std::size_t first, std::size_t las
                 [&m] { detail::row_matrix_kernel<T, Tasks, Inputs, Terms, Coded>(m); });
 }
 
+template <class T, int Tasks, int Terms>
+void run_all_matrices(detail::row_plan const& plan, detail::matrix_arguments const& m, int split) {
+  run_matrices<T, Tasks, 16, Terms, true>(m, plan.above(0), plan.above(16), split);
+  run_matrices<T, Tasks, 32, Terms, true>(m, plan.above(16), plan.above(32), split);
+  run_matrices<T, Tasks, 64, Terms, true>(m, plan.above(32), plan.tiles.size(), split);
+}
 template <class T, int Terms>
-void run_all_matrices(detail::row_plan const& plan, detail::matrix_arguments const& m, int split, int tasks_of_tile) {
-  if (tasks_of_tile == detail::matrix_few_tasks) {
-    run_matrices<T, detail::matrix_few_tasks, 16, Terms, true>(m, plan.above(0), plan.above(16), split);
-    run_matrices<T, detail::matrix_few_tasks, 32, Terms, true>(m, plan.above(16), plan.tiles.size(), split);
-  } else if (tasks_of_tile == detail::matrix_tasks) {
-    run_matrices<T, detail::matrix_tasks, 16, Terms, true>(m, plan.above(0), plan.above(16), split);
-    run_matrices<T, detail::matrix_tasks, 32, Terms, true>(m, plan.above(16), plan.above(32), split);
-    run_matrices<T, detail::matrix_tasks, 64, Terms, true>(m, plan.above(32), plan.tiles.size(), split);
+void run_all_matrices(detail::row_plan const& plan, detail::matrix_arguments const& m, int split, bool few_tasks) {
+  if (few_tasks) {
+    run_all_matrices<T, detail::matrix_few_tasks, Terms>(plan, m, split);
   } else {
-    run_matrices<T, detail::matrix_most_tasks, 64, Terms, true>(m, 0, plan.tiles.size(), split);
+    run_all_matrices<T, detail::matrix_tasks, Terms>(plan, m, split);
   }
 }
 
 /// The kernels for tensor cores against sums in float64: vectors of float32 taken apart, and vectors of the rows' type.
 template <class T>
 void check_matrices(random_source& random, index_t channels, index_t cols, braid::residual::any const& code, std::vector<std::size_t> const& expert, int split,
-                    int tasks_of_tile) {
+                    bool few_tasks) {
   auto const f = random_family(random, braid::dtype_of<T>, channels, cols, 4);
   std::vector<braid::expert_view<T>> views;
   for (auto const& e : f.experts) { views.push_back({e.name, {reinterpret_cast<T const*>(e.weight.row(0)), channels, cols}}); }
@@ -139,8 +140,8 @@ void check_matrices(random_source& random, index_t channels, index_t cols, braid
   braid::row_linear const rows(source);
   auto const batch = static_cast<index_t>(expert.size());
   auto const pool = detail::make_device_pool(source);
-  std::size_t const most_inputs = tasks_of_tile == detail::matrix_few_tasks ? detail::matrix_few_inputs : detail::matrix_inputs;
-  auto const plan = detail::plan_rows(pool.experts, expert, 0, {static_cast<std::size_t>(tasks_of_tile), most_inputs});
+  std::size_t const tasks_of_tile = few_tasks ? detail::matrix_few_tasks : detail::matrix_tasks;
+  auto const plan = detail::plan_rows(pool.experts, expert, 0, {tasks_of_tile, detail::matrix_inputs});
   device_copy const there(pool.rows), planes(pool.planes);
   device_copy const scales(pool.scales), columns(pool.columns), trellis(detail::device_trellis());
   device_copy const tasks(plan.tasks);
@@ -183,12 +184,12 @@ void check_matrices(random_source& random, index_t channels, index_t cols, braid
         s.pieces = static_cast<int>((cols + detail::split_columns - 1) / detail::split_columns);
       }
       emulated::run(static_cast<int>(batch) * s.pieces, 1, detail::split_threads, 64, 0, [&s] { detail::split_inputs_kernel<T>(s); });
-      run_all_matrices<T, terms>(plan, m, split, tasks_of_tile);
+      run_all_matrices<T, terms>(plan, m, split, few_tasks);
     } else {
       for (index_t b = 0; b < batch; ++b) {
         for (index_t c = 0; c < cols; ++c) { parts.data[b * pitch + c] = T(x[static_cast<std::size_t>(b * pitch + c)]).bits; }
       }
-      run_all_matrices<T, 1>(plan, m, split, tasks_of_tile);
+      run_all_matrices<T, 1>(plan, m, split, few_tasks);
     }
     return y;
   };
@@ -225,17 +226,16 @@ TEST_CASE("emulated products on tensor cores are those of float64, within float3
   random_source random(504);
   std::vector<braid::residual::any> const codes{{}, braid::residual::sign_bits<2>{}};
   int round = 0;
-  for (auto const& [channels, cols, batch, split] :
-       {std::tuple<index_t, index_t, int, int>{3, 1, 1, 1}, {70, 200, 5, 2}, {17, 1030, 2, 4}, {9, 77, 20, 1}, {66, 65, 40, 1}, {130, 70, 33, 2},
-        {5, 512, 10, 8}, {40, 300, 9, 1}, {33, 1050, 25, 2}}) {
+  for (auto const& [channels, cols, batch, split, few_tasks] :
+       {std::tuple<index_t, index_t, int, int, bool>{3, 1, 1, 1, false}, {70, 200, 5, 2, false}, {17, 1030, 2, 4, false}, {9, 77, 20, 1, false},
+        {66, 65, 40, 1, false}, {5, 512, 70, 8, false}, {40, 300, 9, 1, true}, {33, 1050, 25, 2, true}, {35, 200, 50, 2, true}}) {
     std::vector<std::size_t> expert;
     for (int b = 0; b < batch; ++b) { expert.push_back(static_cast<std::size_t>(round % 2 == 0 ? random.below(4) : 3)); }
     auto const& code = codes[static_cast<std::size_t>(round) % 2];
-    int const tasks = batch > 32 ? detail::matrix_most_tasks : round > 3 ? detail::matrix_few_tasks : detail::matrix_tasks;
     if (round++ % 3 == 0) {
-      check_matrices<braid::float16>(random, channels, cols, code, expert, split, tasks);
+      check_matrices<braid::float16>(random, channels, cols, code, expert, split, few_tasks);
     } else {
-      check_matrices<braid::bfloat16>(random, channels, cols, code, expert, split, tasks);
+      check_matrices<braid::bfloat16>(random, channels, cols, code, expert, split, few_tasks);
     }
   }
 }

@@ -145,7 +145,7 @@ class device_row_linear {
   struct batch {
     index_t channels = 0;
     bool alone = false;
-    int tasks_of_tile = 0;   // for matrices
+    bool few_tasks = false;  // in a tile for matrices
     std::size_t above[4]{};  // tiles with more than 0, 2, 4, 8 vectors; for matrices 0, 16, 32
     device_buffer<std::uint16_t> parts;  // of float32 vectors, for matrices
     device_buffer<float> scale;
@@ -178,15 +178,12 @@ class device_row_linear {
     batch b;
     detail::row_plan plan;
     if (matrices) {
-      b.tasks_of_tile = detail::matrix_tasks;
       plan = detail::plan_rows(experts_, expert, 0, {detail::matrix_tasks, detail::matrix_inputs});
-      if (plan.above(detail::matrix_few_inputs) == 0) {
-        b.tasks_of_tile = detail::matrix_most_tasks;
-        plan = detail::plan_rows(experts_, expert, 0, {detail::matrix_most_tasks, detail::matrix_inputs});
-      } else if (plan.tiles.size() < static_cast<std::size_t>(processors_) && plan.above(detail::matrix_few_inputs) == plan.tiles.size()) {
-        b.tasks_of_tile = detail::matrix_few_tasks;
-        plan = detail::plan_rows(experts_, expert, 0, {detail::matrix_few_tasks, detail::matrix_few_inputs});
-      }
+      auto const processors = static_cast<std::size_t>(processors_);
+      bool const few_inputs = plan.above(detail::matrix_few_inputs) == plan.tiles.size();
+      // Many vectors are read by more blocks then: worth it where that leaves few columns or none to be shared out.
+      b.few_tasks = plan.tiles.size() < processors && (few_inputs || 8 * plan.tiles.size() >= 3 * processors);
+      if (b.few_tasks) { plan = detail::plan_rows(experts_, expert, 0, {detail::matrix_few_tasks, detail::matrix_inputs}); }
     } else {
       plan = detail::plan_rows(experts_, expert, static_cast<std::size_t>(processors_) / 2);
     }
@@ -277,16 +274,17 @@ class device_row_linear {
   }
   template <class T, int Terms, bool Coded>
   void start_matrices(cuda const& be, batch const& b, detail::matrix_arguments const& m) const {
-    if (b.tasks_of_tile == detail::matrix_most_tasks) {
-      start_matrix_tiles<T, detail::matrix_most_tasks, 64, Terms, Coded>(be, b, m, 0, b.tiles.size());
-    } else if (b.tasks_of_tile == detail::matrix_few_tasks) {
-      start_matrix_tiles<T, detail::matrix_few_tasks, 16, Terms, Coded>(be, b, m, b.above[0], b.above[1]);
-      start_matrix_tiles<T, detail::matrix_few_tasks, 32, Terms, Coded>(be, b, m, b.above[1], b.tiles.size());
+    if (b.few_tasks) {
+      start_matrix_tiles<T, detail::matrix_few_tasks, Terms, Coded>(be, b, m);
     } else {
-      start_matrix_tiles<T, detail::matrix_tasks, 16, Terms, Coded>(be, b, m, b.above[0], b.above[1]);
-      start_matrix_tiles<T, detail::matrix_tasks, 32, Terms, Coded>(be, b, m, b.above[1], b.above[2]);
-      start_matrix_tiles<T, detail::matrix_tasks, 64, Terms, Coded>(be, b, m, b.above[2], b.tiles.size());
+      start_matrix_tiles<T, detail::matrix_tasks, Terms, Coded>(be, b, m);
     }
+  }
+  template <class T, int Tasks, int Terms, bool Coded>
+  void start_matrix_tiles(cuda const& be, batch const& b, detail::matrix_arguments const& m) const {
+    start_matrix_tiles<T, Tasks, 16, Terms, Coded>(be, b, m, b.above[0], b.above[1]);
+    start_matrix_tiles<T, Tasks, 32, Terms, Coded>(be, b, m, b.above[1], b.above[2]);
+    start_matrix_tiles<T, Tasks, 64, Terms, Coded>(be, b, m, b.above[2], b.tiles.size());
   }
 
   template <class T, int Tasks, int Inputs, int Terms, bool Coded>
@@ -296,11 +294,11 @@ class device_row_linear {
     m.row.tiles += first;
     m.follows = first != 0;
     m.followed = last != b.tiles.size();
-    // Few tiles share their columns out among several blocks, until processors have enough of them.
+    // Few tiles share their columns out among several blocks, until processors have enough of them, or a block eight steps.
     auto const tiles = last - first;
-    constexpr int fill = Inputs == 64 ? layout::blocks : 1;
-    while (m.split < 8 && 2 * tiles * static_cast<std::size_t>(m.split) <= static_cast<std::size_t>(fill * processors_) &&
-           cols_ >= static_cast<index_t>(m.split) * 8 * layout::columns) {
+    constexpr int fill = Tasks == detail::matrix_few_tasks ? layout::blocks : 1;
+    while (m.split < 8 && 2 * b.tiles.size() * static_cast<std::size_t>(m.split) <= static_cast<std::size_t>(fill * processors_) &&
+           cols_ >= static_cast<index_t>(2 * m.split) * 8 * layout::columns) {
       m.split *= 2;
     }
     auto const kernel = detail::row_matrix_kernel<T, Tasks, Inputs, Terms, Coded>;

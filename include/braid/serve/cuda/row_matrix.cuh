@@ -10,12 +10,10 @@ BRAID_NAMESPACE_BEGIN
 namespace detail {
 
 inline constexpr int matrix_inputs = 64;  // of a tile
-/// Tasks of a tile: most where all tiles have many vectors, which then are read less often; few with more columns at a time, where
-/// that makes blocks for all processors.
-inline constexpr int matrix_most_tasks = 128;
+/// Tasks of a tile: many, or half as many with more columns at a time, where that makes blocks for all processors.
 inline constexpr int matrix_tasks = 64;
 inline constexpr int matrix_few_tasks = 32;
-inline constexpr int matrix_few_inputs = 32;  // the most that tiles of few tasks have
+inline constexpr int matrix_few_inputs = 32;
 
 /// How many numbers of 16 bits stand for a float32: three of bf16 are all of its digits, two of f16 are 22 of them.
 template <class T>
@@ -107,12 +105,12 @@ struct matrix_arguments {
 
 template <int Tasks, int Inputs, int Terms>
 struct matrix_layout {
-  static constexpr int threads = Tasks > 64 ? 256 : 128;
+  static constexpr int threads = 128;
   static constexpr int columns = Tasks < 64 ? 128 : 64;  // of a step
   static constexpr int row_bytes = columns * 2;
   static constexpr int chunks = row_bytes / 16;  // of a row; they change places so that no bank is met twice
   static constexpr int at_once = threads / chunks;
-  static constexpr int row_tiles = Inputs < 64 ? 1 : Tasks == 256 ? 4 : 2;  // of 16 rows, of a warp
+  static constexpr int row_tiles = Inputs < 64 ? 1 : 2;  // of 16 rows, of a warp
   static constexpr int warps_of_rows = Tasks / (16 * row_tiles);
   static constexpr int warps_of_inputs = Inputs == 64 ? 2 : 1;
   static constexpr int warps_of_columns = threads / 32 / (warps_of_rows * warps_of_inputs);
