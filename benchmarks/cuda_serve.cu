@@ -57,6 +57,44 @@ struct pool {
   }
 };
 
+/// One row a channel, each expert's with a residual of its own, of one code. Models braid::row_source.
+class coded_rows {
+ public:
+  coded_rows(braid::dtype type, braid::residual_code code, bool column_scales, index_t rows, index_t cols)
+      : type_(type), code_(code), rows_(rows), cols_(cols), memory_(static_cast<std::size_t>(rows * cols) * braid::size_of(type)) {
+    for (std::size_t i = 0; i < memory_.size(); ++i) {
+      // Numbers about 1 in every type: the highest byte is that of one.
+      bool const highest = i % braid::size_of(type) == braid::size_of(type) - 1;
+      auto const sign = static_cast<unsigned>(scrambled(i) & 0x80u);
+      unsigned const one = braid::size_of(type) == 1 ? 0x38u : 0x3Cu;
+      memory_[i] = static_cast<std::byte>(highest ? one | sign : scrambled(i) >> 8);
+    }
+    planes_.resize(::experts * static_cast<std::size_t>(rows) * static_cast<std::size_t>(braid::residual_bytes(code, cols)));
+    unsigned const values = code == braid::residual_code::ternary ? 243 : 256;
+    for (std::size_t i = 0; i < planes_.size(); ++i) { planes_[i] = static_cast<std::byte>(scrambled(i + 5) % values); }
+    scales_.assign(3, braid::bfloat16(0.01f));
+    if (column_scales) { columns_.assign(static_cast<std::size_t>(cols), braid::bfloat16(0.75f)); }
+  }
+  [[nodiscard]] braid::dtype type() const noexcept { return type_; }
+  [[nodiscard]] index_t cols() const noexcept { return cols_; }
+  [[nodiscard]] std::size_t experts() const noexcept { return ::experts; }
+  [[nodiscard]] index_t channels(std::size_t) const noexcept { return rows_; }
+  [[nodiscard]] braid::bfloat16 const* column_scales() const noexcept { return columns_.empty() ? nullptr : columns_.data(); }
+  [[nodiscard]] braid::stored_row row(std::size_t expert, index_t channel) const noexcept {
+    auto const r = static_cast<std::size_t>(channel);
+    auto const bytes = static_cast<std::size_t>(braid::residual_bytes(code_, cols_));
+    std::size_t const plane = (expert * static_cast<std::size_t>(rows_) + r) * bytes;
+    return {memory_.data() + r * static_cast<std::size_t>(cols_) * braid::size_of(type_), code_, planes_.data() + plane, scales_.data()};
+  }
+
+ private:
+  braid::dtype type_;
+  braid::residual_code code_;
+  index_t rows_, cols_;
+  std::vector<std::byte> memory_, planes_;
+  std::vector<braid::bfloat16> scales_, columns_;
+};
+
 void check(cublasStatus_t status) {
   if (status != CUBLAS_STATUS_SUCCESS) { throw std::runtime_error("cuBLAS: status " + std::to_string(static_cast<int>(status))); }
 }
@@ -126,6 +164,24 @@ struct runner {
     }
   }
 
+  /// Rows with residuals, and rows of f8. The copy is of the rows and the expert's planes.
+  template <class T>
+  void coded(braid::residual_code code, bool column_scales, index_t rows, index_t cols) {
+    coded_rows const source(braid::dtype_of<T>, code, column_scales, rows, cols);
+    auto const bytes = static_cast<std::size_t>(rows * (cols * static_cast<index_t>(sizeof(T)) + braid::residual_bytes(code, cols)));
+    std::size_t const sets = turns(bytes);
+    int const steps = static_cast<int>(sets) * std::max(1, 24 / static_cast<int>(sets));
+    double const copy = copy_time(bytes / 32 * 32, sets, steps);
+    std::deque<braid::device_row_linear> linear;
+    for (std::size_t s = 0; s < sets; ++s) { linear.emplace_back(be, source); }
+    for (std::size_t const batch : {1u, 16u, 64u}) {
+      char name[64];
+      std::string const type(braid::name_of(braid::dtype_of<T>)), code_name(braid::name_of(code));
+      std::snprintf(name, sizeof name, "%s %s%s, batch %zu", type.c_str(), code_name.c_str(), column_scales ? ", columns" : "", batch);
+      show_batch<T>(name, linear, std::vector<std::size_t>(batch, 1), rows, steps, copy);
+    }
+  }
+
  private:
   void fill(braid::device_buffer<float> const& x) const {
     std::vector<float> host(x.size());
@@ -179,7 +235,7 @@ struct runner {
     };
     braid::tensor_view<float const, device> const floats(x.data(), batch, cols);
     double const fixed = timed(floats, braid::product_order::fixed);
-    if constexpr (std::is_same_v<T, float>) {
+    if constexpr (sizeof(T) != 2) {
       std::printf("  %-28s %9.2f %7.3f\n", name, fixed * 1e6, copy / fixed);
     } else {
       auto const own = be.make_buffer<T>(x.size());
@@ -211,6 +267,13 @@ int main(int argc, char** argv) {
   r.shape<braid::bfloat16>("bf16", 4096, 14336);
   r.shape<braid::float16>("f16", 4096, 4096);
   r.shape<float>("f32", 4096, 4096);
+  std::printf("\n4096x4096 with residuals, and f8\n");
+  for (int code = 0; code < braid::residual_codes; ++code) {
+    r.coded<braid::bfloat16>(static_cast<braid::residual_code>(code), false, 4096, 4096);
+  }
+  r.coded<braid::bfloat16>(braid::residual_code::sign1, true, 4096, 4096);
+  r.coded<braid::float8_e4m3>(braid::residual_code::none, false, 4096, 4096);
+  r.coded<braid::float8_e5m2>(braid::residual_code::sign1, false, 4096, 4096);
   check(cublasDestroy(r.handle));
   return 0;
 }

@@ -1,5 +1,6 @@
 #include <braid/serve/cuda/row_matrix.cuh>
 
+#include "emulated/device_copy.hpp"
 #include "support/catch.hpp"
 #include "support/random_models.hpp"
 
@@ -22,17 +23,6 @@ namespace {
 using merge = braid::channel_merge<braid::cpu, braid::prune::none, braid::similarity::cosine, braid::cluster::exact,
                                    braid::consensus::mean, braid::residual::any>;
 
-/// Memory that begins on 16 bytes, as device memory does.
-template <class T>
-struct device_copy {
-  std::vector<std::byte> memory;
-  T* data;
-  explicit device_copy(std::vector<T> const& from) : memory(from.size() * sizeof(T) + 16) {
-    data = reinterpret_cast<T*>(memory.data() + (16 - reinterpret_cast<std::uintptr_t>(memory.data()) % 16) % 16);
-    if (!from.empty()) { std::memcpy(static_cast<void*>(data), from.data(), from.size() * sizeof(T)); }
-  }
-};
-
 template <class T, int Inputs>
 void run_tiles(detail::product_arguments a, std::size_t first, std::size_t last) {
   using layout = detail::tile_layout<T, Inputs>;
@@ -42,14 +32,14 @@ void run_tiles(detail::product_arguments a, std::size_t first, std::size_t last)
                 [&a] { detail::row_tile_kernel<T, Inputs, true>(a); });
 }
 
-template <class T, bool Signs>
+template <class T, bool Coded>
 void run_vector(detail::product_arguments const& a, int blocks, int stages) {
   using layout = detail::vector_layout<T>;
   emulated::run(blocks, 1, layout::threads, layout::bytes(a.cols, stages), 0, [&a, stages] {
     if (stages == 2) {
-      detail::row_vector_kernel<T, 2, Signs>(a);
+      detail::row_vector_kernel<T, float, 2, Coded>(a);
     } else {
-      detail::row_vector_kernel<T, 3, Signs>(a);
+      detail::row_vector_kernel<T, float, 3, Coded>(a);
     }
   });
 }
@@ -74,7 +64,7 @@ void check(random_source& random, index_t channels, index_t cols, braid::residua
   auto const pool = detail::make_device_pool(source);
   auto const plan = detail::plan_rows(pool.experts, expert, static_cast<std::size_t>(random.between(0, 6)));
   device_copy const rows(pool.rows), planes(pool.planes);
-  device_copy const scales(pool.scales), columns(pool.columns);
+  device_copy const scales(pool.scales), columns(pool.columns), trellis(detail::device_trellis());
   device_copy const tasks(plan.tasks);
   device_copy const tiles(plan.tiles);
   device_copy const inputs(plan.inputs);
@@ -88,9 +78,7 @@ void check(random_source& random, index_t channels, index_t cols, braid::residua
   a.count = static_cast<int>(plan.tasks.size());
   a.tiles = tiles.data;
   a.inputs = inputs.data;
-  a.planes = planes.data;
-  a.scales = scales.data;
-  a.columns = pool.columns.empty() ? nullptr : columns.data;
+  a.coded = {planes.data, scales.data, pool.columns.empty() ? nullptr : columns.data, trellis.data};
   a.x = x_there.data;
   a.x_stride = x_stride;
   a.y = y.data();
@@ -114,24 +102,28 @@ void check(random_source& random, index_t channels, index_t cols, braid::residua
   }
 }
 
-template <class T, int Tasks, int Inputs, int Terms, bool Signs>
+template <class T, int Tasks, int Inputs, int Terms, bool Coded>
 void run_matrices(detail::matrix_arguments m, std::size_t first, std::size_t last, int split) {
   if (first == last) { return; }
+  using layout = detail::matrix_layout<Tasks, Inputs, Terms>;
   m.row.tiles += first;
   m.split = split;
-  emulated::run(static_cast<int>(last - first) * split, split, 128, static_cast<std::size_t>(detail::matrix_layout<Tasks, Inputs, Terms>::bytes), 0,
-                [&m] { detail::row_matrix_kernel<T, Tasks, Inputs, Terms, Signs>(m); });
+  emulated::run(static_cast<int>(last - first) * split, split, layout::threads, static_cast<std::size_t>(layout::bytes), 0,
+                [&m] { detail::row_matrix_kernel<T, Tasks, Inputs, Terms, Coded>(m); });
 }
 
+template <class T, int Tasks, int Terms>
+void run_all_matrices(detail::row_plan const& plan, detail::matrix_arguments const& m, int split) {
+  run_matrices<T, Tasks, 16, Terms, true>(m, plan.above(0), plan.above(16), split);
+  run_matrices<T, Tasks, 32, Terms, true>(m, plan.above(16), plan.above(32), split);
+  run_matrices<T, Tasks, 64, Terms, true>(m, plan.above(32), plan.tiles.size(), split);
+}
 template <class T, int Terms>
 void run_all_matrices(detail::row_plan const& plan, detail::matrix_arguments const& m, int split, bool few_tasks) {
   if (few_tasks) {
-    run_matrices<T, 32, 16, Terms, true>(m, plan.above(0), plan.above(16), split);
-    run_matrices<T, 32, 32, Terms, true>(m, plan.above(16), plan.tiles.size(), split);
+    run_all_matrices<T, detail::matrix_few_tasks, Terms>(plan, m, split);
   } else {
-    run_matrices<T, 64, 16, Terms, true>(m, plan.above(0), plan.above(16), split);
-    run_matrices<T, 64, 32, Terms, true>(m, plan.above(16), plan.above(32), split);
-    run_matrices<T, 64, 64, Terms, true>(m, plan.above(32), plan.tiles.size(), split);
+    run_all_matrices<T, detail::matrix_tasks, Terms>(plan, m, split);
   }
 }
 
@@ -148,11 +140,10 @@ void check_matrices(random_source& random, index_t channels, index_t cols, braid
   braid::row_linear const rows(source);
   auto const batch = static_cast<index_t>(expert.size());
   auto const pool = detail::make_device_pool(source);
-  detail::tile_limits const few{detail::matrix_few_tasks, detail::matrix_few_inputs};
-  detail::tile_limits const many{detail::matrix_tasks, detail::matrix_inputs};
-  auto const plan = detail::plan_rows(pool.experts, expert, 0, few_tasks ? few : many);
+  std::size_t const tasks_of_tile = few_tasks ? detail::matrix_few_tasks : detail::matrix_tasks;
+  auto const plan = detail::plan_rows(pool.experts, expert, 0, {tasks_of_tile, detail::matrix_inputs});
   device_copy const there(pool.rows), planes(pool.planes);
-  device_copy const scales(pool.scales), columns(pool.columns);
+  device_copy const scales(pool.scales), columns(pool.columns), trellis(detail::device_trellis());
   device_copy const tasks(plan.tasks);
   device_copy const tiles(plan.tiles);
   device_copy const inputs(plan.inputs);
@@ -163,9 +154,7 @@ void check_matrices(random_source& random, index_t channels, index_t cols, braid
   m.row.tasks = tasks.data;
   m.row.tiles = tiles.data;
   m.row.inputs = inputs.data;
-  m.row.planes = planes.data;
-  m.row.scales = scales.data;
-  m.row.columns = pool.columns.empty() ? nullptr : columns.data;
+  m.row.coded = {planes.data, scales.data, pool.columns.empty() ? nullptr : columns.data, trellis.data};
   m.row.y_stride = channels;
 
   index_t const pitch = (cols + 7) / 8 * 8;
@@ -237,14 +226,16 @@ TEST_CASE("emulated products on tensor cores are those of float64, within float3
   random_source random(504);
   std::vector<braid::residual::any> const codes{{}, braid::residual::sign_bits<2>{}};
   int round = 0;
-  for (auto const& [channels, cols, batch, split] : {std::tuple<index_t, index_t, int, int>{3, 1, 1, 1}, {70, 200, 5, 2}, {17, 1030, 2, 4}, {9, 77, 20, 1}, {66, 65, 40, 1}, {5, 512, 70, 8}, {40, 300, 9, 1}, {33, 1050, 25, 2}}) {
+  for (auto const& [channels, cols, batch, split, few_tasks] :
+       {std::tuple<index_t, index_t, int, int, bool>{3, 1, 1, 1, false}, {70, 200, 5, 2, false}, {17, 1030, 2, 4, false}, {9, 77, 20, 1, false},
+        {66, 65, 40, 1, false}, {5, 512, 70, 8, false}, {40, 300, 9, 1, true}, {33, 1050, 25, 2, true}, {35, 200, 50, 2, true}}) {
     std::vector<std::size_t> expert;
     for (int b = 0; b < batch; ++b) { expert.push_back(static_cast<std::size_t>(round % 2 == 0 ? random.below(4) : 3)); }
     auto const& code = codes[static_cast<std::size_t>(round) % 2];
     if (round++ % 3 == 0) {
-      check_matrices<braid::float16>(random, channels, cols, code, expert, split, round > 4);
+      check_matrices<braid::float16>(random, channels, cols, code, expert, split, few_tasks);
     } else {
-      check_matrices<braid::bfloat16>(random, channels, cols, code, expert, split, round > 4);
+      check_matrices<braid::bfloat16>(random, channels, cols, code, expert, split, few_tasks);
     }
   }
 }

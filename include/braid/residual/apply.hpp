@@ -4,6 +4,7 @@
 
 #include <braid/backend/cpu/residual_kernels.hpp>
 #include <braid/residual/decode.hpp>
+#include <braid/residual/detail/rebuild_piece.hpp>
 
 BRAID_STRICT_FP_BEGIN
 BRAID_NAMESPACE_BEGIN
@@ -49,23 +50,55 @@ struct add_residual_body {
   }
 };
 
-/// The same for columns `first .. first + count`, in place.
+/// Signs and ternary digits in one pass. @return false where sums don't fit, or there is no such pass: nothing is done then
+/// @param first  a multiple of `residual_grain`
+/// @param n      columns, at most `residual_piece`
+/// @param shared, out  [n] of `type`; may be the same
+inline bool rebuild_in_one_pass(dtype type, residual_code code, std::byte const* plane, bfloat16 const* scale, bfloat16 const* column,
+                                index_t cols, index_t first, index_t n, std::byte const* shared, std::byte* out) {
+  if (n % sum_order::lanes != 0) { return false; }
+  alignas(64) std::byte kept[static_cast<std::size_t>(residual_piece) * sizeof(float)];
+  std::byte* const to = shared == out ? static_cast<std::byte*>(kept) : out;
+  bool fits = false;
+  (void)visit_one_pass(type, code, plane, scale, cols, first, [&]<class Columns, class T>(Columns const& coded, T*) {
+    dispatch<rebuild_piece_body<T, Columns>>(reinterpret_cast<T const*>(shared), coded, column == nullptr ? nullptr : column + first, n,
+                                             reinterpret_cast<T*>(to), &fits);
+  });
+  if (fits && to != out) { std::memcpy(out, to, static_cast<std::size_t>(n) * size_of(type)); }
+  return fits;
+}
+
+/// Rebuilds columns `first .. first + count` of a row.
 /// @param plane  [residual_bytes(code, cols)]: of the whole row, as `scale` and `column` are
 /// @param first  a multiple of `residual_grain`
-/// @param piece  [count] of `type`, aligned to its elements
-inline void apply_residual_piece(dtype type, residual_code code, std::byte const* plane, bfloat16 const* scale,
-                                 bfloat16 const* column, index_t cols, index_t first, index_t count, std::byte* piece) {
-  if (code == residual_code::none) { return; }
-  alignas(64) float decoded[residual_piece];
+/// @param shared, out  [count] of `type`, aligned to its elements; may be the same
+inline void rebuild_residual_piece(dtype type, residual_code code, std::byte const* plane, bfloat16 const* scale, bfloat16 const* column,
+                                   index_t cols, index_t first, index_t count, std::byte const* shared, std::byte* out) {
+  std::size_t const element = size_of(type);
+  if (code == residual_code::none) {
+    if (out != shared) { std::memcpy(out, shared, static_cast<std::size_t>(count) * element); }
+    return;
+  }
   for (index_t done = 0; done < count; done += residual_piece) {
-    int const n = static_cast<int>(count - done < residual_piece ? count - done : residual_piece);
+    index_t const n = count - done < residual_piece ? count - done : residual_piece;
     index_t const at = first + done;
+    std::byte const* const from = shared + static_cast<std::size_t>(done) * element;
+    std::byte* const to = out + static_cast<std::size_t>(done) * element;
+    if (rebuild_in_one_pass(type, code, plane, scale, column, cols, at, n, from, to)) { continue; }
+    alignas(64) float decoded[residual_piece];
     decode_residual_piece(code, plane, scale, cols, at, n, decoded);
+    if (to != from) { std::memcpy(to, from, static_cast<std::size_t>(n) * element); }
     visit_dtype(type, [&]<class T>(T*) {
       dispatch<add_residual_body<T>>(static_cast<float const*>(decoded), column == nullptr ? nullptr : column + at,
-                                     reinterpret_cast<T*>(piece) + done, n);
+                                     reinterpret_cast<T*>(to), static_cast<int>(n));
     });
   }
+}
+
+/// The same in place.
+inline void apply_residual_piece(dtype type, residual_code code, std::byte const* plane, bfloat16 const* scale,
+                                 bfloat16 const* column, index_t cols, index_t first, index_t count, std::byte* piece) {
+  rebuild_residual_piece(type, code, plane, scale, column, cols, first, count, piece, piece);
 }
 
 }  // namespace detail
@@ -83,8 +116,7 @@ inline void apply_residual_piece(dtype type, residual_code code, std::byte const
 inline void apply_residual(dtype type, std::byte const* shared, residual_code code, std::byte const* plane,
                            bfloat16 const* scale, bfloat16 const* column, index_t cols, std::byte* out) {
   if (cols == 0) { return; }
-  if (out != shared) { std::memcpy(out, shared, static_cast<std::size_t>(cols) * size_of(type)); }
-  detail::apply_residual_piece(type, code, plane, scale, column, cols, 0, cols, out);
+  detail::rebuild_residual_piece(type, code, plane, scale, column, cols, 0, cols, shared, out);
 }
 
 BRAID_NAMESPACE_END

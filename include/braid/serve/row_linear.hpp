@@ -3,6 +3,7 @@
 #include <braid/backend/cpu.hpp>
 #include <braid/core/tensor_view.hpp>
 #include <braid/residual/apply.hpp>
+#include <braid/serve/detail/coded_products.hpp>
 #include <braid/serve/detail/row_products.hpp>
 #include <braid/serve/row_source.hpp>
 
@@ -196,6 +197,21 @@ class row_linear {
         std::size_t const most = std::min(end, i + (decoded ? decoded_length : run_length));
         std::size_t next = i + 1;
         while (next < most && must_decode(tasks[next]) == decoded) { ++next; }
+        if (decoded && s.inputs.size() == 1) {
+          // As many as can be had in one pass.
+          std::size_t t = i;
+          float total = 0.0f;
+          while (t < next && detail::coded_product(source_.type(), tasks[t].row, tasks[t + 1 < tasks.size() ? t + 1 : t].row,
+                                                   source_.column_scales(), cols(), s.address[0], total)) {
+            y(s.inputs[0], tasks[t].channel) = total;
+            ++t;
+          }
+          if (t != i) {
+            i = t;
+            continue;
+          }
+          next = i + 1;
+        }
         multiply(std::span(tasks).subspan(i, next - i), decoded, s, y);
         i = next;
       }

@@ -16,7 +16,7 @@
 BRAID_NAMESPACE_BEGIN
 namespace detail {
 
-/// A float16 that `lane_codec` widens by the machine's instruction: the bits of the conversion in core/float_types.hpp, but
+/// A float16 that `lane_codec` widens and rounds by the machine's instructions: the bits of the conversion in core/float_types.hpp, but
 /// that a signalling NaN comes out quiet, as its product with anything would. Only behind `has_native_f16`, and only in
 /// bodies that `dispatch` runs.
 struct native_float16 {
@@ -31,9 +31,16 @@ struct lane_codec<native_float16, W> {
   BRAID_ALWAYS_INLINE static void load(native_float16 const* p, typename wide<W>::f32& out) noexcept {
     asm("vcvtph2ps %1, %0" : "=v"(out) : "m"(*reinterpret_cast<typename wide<W>::u16_memory const*>(p)));
   }
+  /// Rounds to nearest even, whatever the thread's mode. Of a NaN other bits than those of the portable conversion.
+  BRAID_ALWAYS_INLINE static void store(typename wide<W>::f32 const& x, native_float16* p) noexcept {
+    asm("vcvtps2ph $0, %1, %0" : "=m"(*reinterpret_cast<typename wide<W>::u16_memory*>(p)) : "v"(x));
+  }
 #else
   BRAID_ALWAYS_INLINE static void load(native_float16 const* p, typename wide<W>::f32& out) noexcept {
     lane_codec<float16, W>::load(reinterpret_cast<float16 const*>(p), out);
+  }
+  BRAID_ALWAYS_INLINE static void store(typename wide<W>::f32 const& x, native_float16* p) noexcept {
+    lane_codec<float16, W>::store(x, reinterpret_cast<float16*>(p));
   }
 #endif
 };

@@ -5,6 +5,8 @@
 #include <braid/backend/cuda/kernel.cuh>
 #include <braid/core/sum_order.hpp>
 
+#include <type_traits>
+
 BRAID_NAMESPACE_BEGIN
 namespace detail {
 
@@ -51,6 +53,37 @@ struct word_codec<float16> {
     return ptx::from_f16(x);
   }
 };
+
+/// f8 is narrowed as core/float_types.hpp does it, bit by bit: no kernel that hurries stores it.
+template <class T>
+struct f8_word_codec {
+  static constexpr int elements = 4;
+  using raw = std::uint8_t;
+  __device__ static void widen(std::uint32_t word, float (&x)[4]) noexcept {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) { x[i] = widen_one(static_cast<std::uint8_t>(word >> 8 * i)); }
+  }
+  __device__ static std::uint32_t narrow(float const (&x)[4]) noexcept {
+    std::uint32_t word = 0;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) { word |= std::uint32_t{T(x[i]).bits} << 8 * i; }
+    return word;
+  }
+  __device__ static float widen_one(std::uint8_t x) noexcept {
+    if constexpr (std::is_same_v<T, float8_e5m2>) {
+      return ptx::from_f16(static_cast<std::uint16_t>(x << 8));
+    } else {
+      // The exponents of e4m3 at the place of float32's, and what their biases differ by: exact, the smallest numbers included.
+      std::uint32_t const size = x & 0x7Fu;
+      std::uint32_t const wide = size == 0x7Fu ? 0x7FC00000u : __float_as_uint(__uint_as_float(size << 20) * 0x1p120f);
+      return __uint_as_float(wide | (x & 0x80u) << 24);
+    }
+  }
+};
+template <>
+struct word_codec<float8_e4m3> : f8_word_codec<float8_e4m3> {};
+template <>
+struct word_codec<float8_e5m2> : f8_word_codec<float8_e5m2> {};
 
 /// Whether a word holds a NaN or an infinity.
 template <class T>

@@ -17,12 +17,12 @@ enum class product_order {
   /// tensor core keeps it, so that large batches are bound by arithmetic.
   fixed,
   /// Tensor cores, for rows of 16 bits: exact products, float32 sums in an order that depends on the hardware and on the batch;
-  /// repeated products have the same bits. Rows of float32 are multiplied as in `fixed`.
+  /// repeated products have the same bits. Rows of float32 and f8 are multiplied as in `fixed`, and so is one vector.
   any,
 };
 
 /// `row_linear` on a device: y = W_expert x for any expert of a merged weight, without rebuilding it. Its own copy of the pool
-/// lies in device memory, rows that experts share once, signs of residuals as they are stored.
+/// lies in device memory, rows that experts share once, residuals in as many bits as are stored (ternary ones in two).
 ///
 /// In `product_order::fixed` the bits are those of `row_linear` on the CPU. In `product_order::any` vectors of float32 are taken
 /// apart into numbers of the rows' type (three of bf16, which are exact from about 2^-110 on, or two of f16: 22 bits relative to
@@ -38,7 +38,7 @@ enum class product_order {
 class device_row_linear {
  public:
   /// Copies what `source` has to the device; waits.
-  /// @throws argument_error for types other than bf16, f16 and f32, and residuals other than signs; backend_error
+  /// @throws backend_error
   template <row_source Source>
   device_row_linear(cuda const& be, Source const& source) : type_(source.type()), cols_(source.cols()) {
     auto host = detail::make_device_pool(source);
@@ -47,6 +47,7 @@ class device_row_linear {
     planes_ = uploaded(be, host.planes);
     scales_ = uploaded(be, host.scales);
     columns_ = uploaded(be, host.columns);
+    trellis_ = uploaded(be, detail::device_trellis());
     experts_ = std::move(host.experts);
     be.synchronize();
     detail::check_cuda(cudaDeviceGetAttribute(&processors_, cudaDevAttrMultiProcessorCount, be.device()), "asking a device what it is");
@@ -62,7 +63,7 @@ class device_row_linear {
   }
   /// Bytes in device memory, without what batches keep: 24 bytes a task.
   [[nodiscard]] std::size_t bytes() const noexcept {
-    return rows_.size() + planes_.size() + (scales_.size() + columns_.size()) * sizeof(bfloat16);
+    return rows_.size() + planes_.size() * sizeof(std::uint32_t) + (scales_.size() + columns_.size() + trellis_.size()) * sizeof(bfloat16);
   }
 
   /// Enqueues a batch in which every vector names its expert: y[b] = W_{expert[b]} x[b].
@@ -73,7 +74,7 @@ class device_row_linear {
   /// @throws argument_error if there is no such expert, shape_error for other sizes, backend_error
   void apply(cuda const& be, std::span<std::size_t const> expert, tensor_view<float const, memory_space::device> x,
              tensor_view<float, memory_space::device> y, product_order order = product_order::fixed) {
-    bool const matrices = order == product_order::any && type_ != dtype::f32 && !(expert.size() == 1 && fits_vector());
+    bool const matrices = order == product_order::any && size_of(type_) == 2 && !(expert.size() == 1 && fits_vector());
     batch const& b = checked_batch(be, expert, matrices, x.rows(), x.cols(), y);
     if (b.tasks.size() == 0) { return; }
     detail::current_device const current(be.device());
@@ -91,13 +92,15 @@ class device_row_linear {
       switch (type_) {
         case dtype::bf16: start<bfloat16>(be, b, a); break;
         case dtype::f16: start<float16>(be, b, a); break;
+        case dtype::f8_e4m3: start<float8_e4m3>(be, b, a); break;
+        case dtype::f8_e5m2: start<float8_e5m2>(be, b, a); break;
         default: start<float>(be, b, a); break;
       }
     }
     detail::check_cuda(cudaGetLastError(), "starting products");
   }
 
-  /// The same for vectors of the rows' type, bf16 or f16, in product_order::any.
+  /// The same for vectors of the rows' type, bf16 or f16, in product_order::any; of one vector in the fixed order.
   /// @param x  [batch, cols]; every vector begins on 16 bytes
   /// @throws as above; argument_error for another type, and for vectors that begin elsewhere
   template <class T>
@@ -111,9 +114,17 @@ class device_row_linear {
     if (reinterpret_cast<std::uintptr_t>(x.data_handle()) % 16 != 0 || (x.rows() > 1 && x.stride(0) % 8 != 0)) {
       throw argument_error("device_row_linear: vectors of 16-bit numbers begin on 16 bytes; this one has stride " + std::to_string(x.stride(0)));
     }
-    batch const& b = checked_batch(be, expert, true, x.rows(), x.cols(), y);
+    bool const alone = expert.size() == 1 && fits_vector();
+    batch const& b = checked_batch(be, expert, !alone, x.rows(), x.cols(), y);
     if (b.tasks.size() == 0) { return; }
     detail::current_device const current(be.device());
+    if (alone) {
+      detail::product_arguments a = arguments(b, y);
+      a.x = reinterpret_cast<float const*>(x.data_handle());
+      start_vector<T, T>(be, a);
+      detail::check_cuda(cudaGetLastError(), "starting products");
+      return;
+    }
     detail::matrix_arguments m;
     m.row = arguments(b, y);
     m.parts = reinterpret_cast<std::byte const*>(x.data_handle());
@@ -169,8 +180,11 @@ class device_row_linear {
     detail::row_plan plan;
     if (matrices) {
       plan = detail::plan_rows(experts_, expert, 0, {detail::matrix_tasks, detail::matrix_inputs});
-      b.few_tasks = plan.tiles.size() < static_cast<std::size_t>(processors_) && plan.above(detail::matrix_few_inputs) == plan.tiles.size();
-      if (b.few_tasks) { plan = detail::plan_rows(experts_, expert, 0, {detail::matrix_few_tasks, detail::matrix_few_inputs}); }
+      auto const processors = static_cast<std::size_t>(processors_);
+      bool const few_inputs = plan.above(detail::matrix_few_inputs) == plan.tiles.size();
+      // Many vectors are read by more blocks then: worth it where that leaves few columns or none to be shared out.
+      b.few_tasks = plan.tiles.size() < processors && (few_inputs || 8 * plan.tiles.size() >= 3 * processors);
+      if (b.few_tasks) { plan = detail::plan_rows(experts_, expert, 0, {detail::matrix_few_tasks, detail::matrix_inputs}); }
     } else {
       plan = detail::plan_rows(experts_, expert, static_cast<std::size_t>(processors_) / 2);
     }
@@ -191,7 +205,9 @@ class device_row_linear {
 
   /// Whether a vector and two pieces of a row fit shared memory.
   [[nodiscard]] bool fits_vector() const noexcept {
-    std::size_t const needed = type_ == dtype::f32 ? detail::vector_layout<float>::bytes(cols_, 2) : detail::vector_layout<bfloat16>::bytes(cols_, 2);
+    std::size_t const needed = size_of(type_) == 4   ? detail::vector_layout<float>::bytes(cols_, 2)
+                               : size_of(type_) == 2 ? detail::vector_layout<bfloat16>::bytes(cols_, 2)
+                                                     : detail::vector_layout<float8_e4m3>::bytes(cols_, 2);
     return cols_ != 0 && needed <= static_cast<std::size_t>(room_);
   }
   [[nodiscard]] index_t parts_pitch() const noexcept { return (cols_ + 7) / 8 * 8; }
@@ -216,9 +232,7 @@ class device_row_linear {
     a.count = static_cast<int>(b.tasks.size());
     a.tiles = b.tiles.data();
     a.inputs = b.inputs.data();
-    a.planes = planes_.data();
-    a.scales = scales_.data();
-    a.columns = columns_.data();
+    a.coded = {planes_.data(), scales_.data(), columns_.size() == 0 ? nullptr : columns_.data(), trellis_.data()};
     a.y = y.data_handle();
     a.y_stride = y.stride(0);
     return a;
@@ -259,30 +273,36 @@ class device_row_linear {
       start_matrices<T, Terms, false>(be, b, m);
     }
   }
-  template <class T, int Terms, bool Signs>
+  template <class T, int Terms, bool Coded>
   void start_matrices(cuda const& be, batch const& b, detail::matrix_arguments const& m) const {
     if (b.few_tasks) {
-      start_matrix_tiles<T, detail::matrix_few_tasks, 16, Terms, Signs>(be, m, b.above[0], b.above[1]);
-      start_matrix_tiles<T, detail::matrix_few_tasks, 32, Terms, Signs>(be, m, b.above[1], b.tiles.size());
+      start_matrix_tiles<T, detail::matrix_few_tasks, Terms, Coded>(be, b, m);
     } else {
-      start_matrix_tiles<T, detail::matrix_tasks, 16, Terms, Signs>(be, m, b.above[0], b.above[1]);
-      start_matrix_tiles<T, detail::matrix_tasks, 32, Terms, Signs>(be, m, b.above[1], b.above[2]);
-      start_matrix_tiles<T, detail::matrix_tasks, 64, Terms, Signs>(be, m, b.above[2], b.tiles.size());
+      start_matrix_tiles<T, detail::matrix_tasks, Terms, Coded>(be, b, m);
     }
   }
+  template <class T, int Tasks, int Terms, bool Coded>
+  void start_matrix_tiles(cuda const& be, batch const& b, detail::matrix_arguments const& m) const {
+    start_matrix_tiles<T, Tasks, 16, Terms, Coded>(be, b, m, b.above[0], b.above[1]);
+    start_matrix_tiles<T, Tasks, 32, Terms, Coded>(be, b, m, b.above[1], b.above[2]);
+    start_matrix_tiles<T, Tasks, 64, Terms, Coded>(be, b, m, b.above[2], b.tiles.size());
+  }
 
-  template <class T, int Tasks, int Inputs, int Terms, bool Signs>
-  void start_matrix_tiles(cuda const& be, detail::matrix_arguments m, std::size_t first, std::size_t last) const {
+  template <class T, int Tasks, int Inputs, int Terms, bool Coded>
+  void start_matrix_tiles(cuda const& be, batch const& b, detail::matrix_arguments m, std::size_t first, std::size_t last) const {
     if (first == last) { return; }
     using layout = detail::matrix_layout<Tasks, Inputs, Terms>;
     m.row.tiles += first;
-    // Few tiles share their columns out among several blocks, until there is about one a processor.
+    m.follows = first != 0;
+    m.followed = last != b.tiles.size();
+    // Few tiles share their columns out among several blocks, until processors have enough of them, or a block eight steps.
     auto const tiles = last - first;
-    while (m.split < 8 && 2 * tiles * static_cast<std::size_t>(m.split) <= static_cast<std::size_t>(processors_) &&
-           cols_ >= static_cast<index_t>(m.split) * 8 * layout::columns) {
+    constexpr int fill = Tasks == detail::matrix_few_tasks ? layout::blocks : 1;
+    while (m.split < 8 && 2 * b.tiles.size() * static_cast<std::size_t>(m.split) <= static_cast<std::size_t>(fill * processors_) &&
+           cols_ >= static_cast<index_t>(2 * m.split) * 8 * layout::columns) {
       m.split *= 2;
     }
-    auto const kernel = detail::row_matrix_kernel<T, Tasks, Inputs, Terms, Signs>;
+    auto const kernel = detail::row_matrix_kernel<T, Tasks, Inputs, Terms, Coded>;
     detail::allow_shared_memory(kernel);
     start_kernel(be, kernel, tiles * static_cast<std::size_t>(m.split), layout::threads, layout::bytes, m.split, m);
   }
@@ -305,27 +325,38 @@ class device_row_linear {
     }
   }
 
-  template <class T, bool Signs>
+  template <class T, bool Coded>
   void start_kernels(cuda const& be, batch const& b, detail::product_arguments a) const {
-    using vector = detail::vector_layout<T>;
     if (b.alone && fits_vector()) {
-      if (vector::bytes(cols_, 3) <= static_cast<std::size_t>(room_)) {
-        start_vector<T, 3, Signs>(be, a);
-      } else {
-        start_vector<T, 2, Signs>(be, a);
-      }
+      start_vector<T, float, Coded>(be, a);
       return;
     }
-    start_tiles<T, 1, Signs>(be, a, b.above[0], b.above[1]);
-    start_tiles<T, 2, Signs>(be, a, b.above[1], b.above[2]);
-    start_tiles<T, 4, Signs>(be, a, b.above[2], b.above[3]);
-    start_tiles<T, 8, Signs>(be, a, b.above[3], b.tiles.size());
+    start_tiles<T, 1, Coded>(be, a, b.above[0], b.above[1]);
+    start_tiles<T, 2, Coded>(be, a, b.above[1], b.above[2]);
+    start_tiles<T, 4, Coded>(be, a, b.above[2], b.above[3]);
+    start_tiles<T, 8, Coded>(be, a, b.above[3], b.tiles.size());
   }
 
-  template <class T, int Stages, bool Signs>
+  template <class T, class X>
+  void start_vector(cuda const& be, detail::product_arguments const& a) const {
+    if (planes_.size() != 0) {
+      start_vector<T, X, true>(be, a);
+    } else {
+      start_vector<T, X, false>(be, a);
+    }
+  }
+  template <class T, class X, bool Coded>
+  void start_vector(cuda const& be, detail::product_arguments const& a) const {
+    if (detail::vector_layout<T>::bytes(cols_, 3) <= static_cast<std::size_t>(room_)) {
+      start_vector<T, X, 3, Coded>(be, a);
+    } else {
+      start_vector<T, X, 2, Coded>(be, a);
+    }
+  }
+  template <class T, class X, int Stages, bool Coded>
   void start_vector(cuda const& be, detail::product_arguments const& a) const {
     using layout = detail::vector_layout<T>;
-    auto const kernel = detail::row_vector_kernel<T, Stages, Signs>;
+    auto const kernel = detail::row_vector_kernel<T, X, Stages, Coded>;
     std::size_t const bytes = layout::bytes(cols_, Stages);
     detail::allow_shared_memory(kernel);
     int const needed = (a.count + layout::warps - 1) / layout::warps;
@@ -333,11 +364,11 @@ class device_row_linear {
     start_kernel(be, kernel, static_cast<std::size_t>(blocks), layout::threads, bytes, 1, a);
   }
 
-  template <class T, int Inputs, bool Signs>
+  template <class T, int Inputs, bool Coded>
   void start_tiles(cuda const& be, detail::product_arguments a, std::size_t first, std::size_t last) const {
     if (first == last) { return; }
     using layout = detail::tile_layout<T, Inputs>;
-    auto const kernel = detail::row_tile_kernel<T, Inputs, Signs>;
+    auto const kernel = detail::row_tile_kernel<T, Inputs, Coded>;
     detail::allow_shared_memory(kernel);
     a.tiles += first;
     // Not before the kernel ahead has ended: it would share processors unevenly with it, and arithmetic is what it lacks.
@@ -350,9 +381,10 @@ class device_row_linear {
   int processors_ = 0;
   int room_ = 0;
   device_buffer<std::byte> rows_;
-  device_buffer<std::byte> planes_;
+  device_buffer<std::uint32_t> planes_;
   device_buffer<bfloat16> scales_;
   device_buffer<bfloat16> columns_;
+  device_buffer<bfloat16> trellis_;
   std::vector<std::vector<detail::row_task>> experts_;
   std::map<std::vector<std::size_t>, batch> batches_;
 };

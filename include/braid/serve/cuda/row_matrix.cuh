@@ -13,7 +13,7 @@ inline constexpr int matrix_inputs = 64;  // of a tile
 /// Tasks of a tile: many, or half as many with more columns at a time, where that makes blocks for all processors.
 inline constexpr int matrix_tasks = 64;
 inline constexpr int matrix_few_tasks = 32;
-inline constexpr int matrix_few_inputs = 32;  // the most that tiles of few tasks have
+inline constexpr int matrix_few_inputs = 32;
 
 /// How many numbers of 16 bits stand for a float32: three of bf16 are all of its digits, two of f16 are 22 of them.
 template <class T>
@@ -97,41 +97,48 @@ struct matrix_arguments {
   index_t term = 0;
   float const* scale = nullptr;       // [batch] or none
   int split = 1;                      // blocks of a tile, each with a part of the columns: a cluster
+  // Kernels of the same products run side by side: what vectors wait for, the first of them has waited for before it lets the
+  // next one start; the others wait for each other at their ends, so that behind the last all are done.
+  bool follows = false;
+  bool followed = false;
 };
 
 template <int Tasks, int Inputs, int Terms>
 struct matrix_layout {
   static constexpr int threads = 128;
-  static constexpr int columns = 4096 / Tasks;  // of a step: 8 kB of rows
+  static constexpr int columns = Tasks < 64 ? 128 : 64;  // of a step
   static constexpr int row_bytes = columns * 2;
   static constexpr int chunks = row_bytes / 16;  // of a row; they change places so that no bank is met twice
   static constexpr int at_once = threads / chunks;
-  static constexpr int row_tiles = Inputs == 64 ? 2 : 1;  // of 16 rows, of a warp
+  static constexpr int row_tiles = Inputs < 64 ? 1 : 2;  // of 16 rows, of a warp
   static constexpr int warps_of_rows = Tasks / (16 * row_tiles);
   static constexpr int warps_of_inputs = Inputs == 64 ? 2 : 1;
-  static constexpr int warps_of_columns = 4 / (warps_of_rows * warps_of_inputs);
+  static constexpr int warps_of_columns = threads / 32 / (warps_of_rows * warps_of_inputs);
   static constexpr int input_tiles = Inputs / 8 / warps_of_inputs;  // of 8 vectors, of a warp
   static constexpr int products = columns / 16 / warps_of_columns;  // of a warp in a step
   static constexpr int rows_part = Tasks * row_bytes;
   static constexpr int stage = rows_part + Terms * Inputs * row_bytes;
-  static constexpr int most_bytes = 110 * 1024;  // two blocks on a processor
-  static constexpr int stages = most_bytes / stage < 8 ? most_bytes / stage : 8;
+  static constexpr int room = 220 * 1024;  // of a processor
+  static constexpr int blocks = 3 * stage <= room / 2 ? 2 : 1;  // of a processor
+  static constexpr int stages = room / blocks / stage < 8 ? room / blocks / stage : 8;
   static constexpr int bytes = stages * stage;
-  static_assert(stages >= 3 && warps_of_columns <= 2);
+  static_assert(stages >= 3 && warps_of_columns >= 1 && warps_of_columns <= 2);
+  static_assert(Tasks % at_once == 0 && Inputs % at_once == 0);
   static_assert(Tasks * Inputs * 4 <= bytes);
 };
 
 /// A tile: up to `Tasks` tasks times up to `Inputs` vectors of `Terms` parts. Sums of 64 columns are formed by tensor cores and
 /// added up in float32, those of other warps and of the blocks of a cluster in a fixed order: another run gives the same bits.
-template <class T, int Tasks, int Inputs, int Terms, bool Signs>
-BRAID_KERNEL void __launch_bounds__(128, 2) row_matrix_kernel(matrix_arguments const a) {
+template <class T, int Tasks, int Inputs, int Terms, bool Coded>
+BRAID_KERNEL void __launch_bounds__(matrix_layout<Tasks, Inputs, Terms>::threads, matrix_layout<Tasks, Inputs, Terms>::blocks)
+    row_matrix_kernel(matrix_arguments const a) {
   using layout = matrix_layout<Tasks, Inputs, Terms>;
   constexpr int at_once = layout::at_once;
   constexpr int stages = layout::stages;
   constexpr int row_tiles = layout::row_tiles;
   constexpr int input_tiles = layout::input_tiles;
   BRAID_BLOCK_MEMORY(memory);
-  ptx::let_next_start();
+  if (!a.followed) { ptx::let_next_start(); }
   int const thread = static_cast<int>(threadIdx.x);
   int const warp = thread / 32;
   int const lane = thread % 32;
@@ -188,7 +195,8 @@ BRAID_KERNEL void __launch_bounds__(128, 2) row_matrix_kernel(matrix_arguments c
   for (int s = 0; s < stages - 1; ++s) {
     if (first + s < last) { start_rows(first + s); }
   }
-  ptx::wait_for_last();
+  if (!a.follows) { ptx::wait_for_last(); }
+  if (a.followed) { ptx::let_next_start(); }
 #pragma unroll
   for (int s = 0; s < stages - 1; ++s) {
     if (first + s < last) { start_inputs(first + s); }
@@ -211,12 +219,9 @@ BRAID_KERNEL void __launch_bounds__(128, 2) row_matrix_kernel(matrix_arguments c
     ptx::wait_for_all_but<stages - 2>();
     __syncthreads();
     std::byte* const here = stage_of(step);
-    if constexpr (Signs) {
+    if constexpr (Coded) {
       index_t const c = static_cast<index_t>(step) * layout::columns + chunk * 8;
-      for (int r = own_row; r < tile.tasks; r += at_once) {
-        row_task const t = tasks[r];
-        if (t.planes != 0 && c < a.row.cols) { add_signs<T>(a.row, t, c, here + place_of(r)); }
-      }
+      for (int r = own_row; r < tile.tasks; r += at_once) { add_residual<T>(a.row.coded, tasks[r], c, a.row.cols, here + place_of(r)); }
       __syncthreads();
     }
     if (step + stages - 1 < last) {  // into the stage that all have left behind
@@ -267,9 +272,11 @@ BRAID_KERNEL void __launch_bounds__(128, 2) row_matrix_kernel(matrix_arguments c
     }
   }
   ptx::wait_for_all_but<0>();
+  if (a.follows) { ptx::wait_for_last(); }
   if constexpr (layout::warps_of_columns == 2) {
     __syncthreads();  // nobody reads stages any more
-    auto* const halves = reinterpret_cast<float*>(memory) + warp % layout::warps_of_rows * (row_tiles * input_tiles * 4 * 32) + lane;
+    constexpr int places = row_tiles * input_tiles * 4;
+    auto* const halves = reinterpret_cast<float*>(memory) + warp % (layout::warps_of_rows * layout::warps_of_inputs) * (places * 32) + lane;
 #pragma unroll
     for (int i = 0; i < row_tiles * input_tiles * 4; ++i) {
       if (part == 1) { halves[i * 32] = total[i / (input_tiles * 4)][i / 4 % input_tiles][i % 4]; }

@@ -5,7 +5,7 @@
 
 #include <braid/backend/cuda/async_copy.cuh>
 #include <braid/backend/cuda/lane_gram.cuh>
-#include <braid/serve/detail/row_tasks.hpp>
+#include <braid/serve/cuda/coded_rows.cuh>
 
 BRAID_NAMESPACE_BEGIN
 namespace detail {
@@ -19,10 +19,8 @@ struct product_arguments {
   int count = 0;  // of tasks; of one vector only
   task_tile const* tiles = nullptr;
   std::int32_t const* inputs = nullptr;
-  std::byte const* planes = nullptr;
-  bfloat16 const* scales = nullptr;
-  bfloat16 const* columns = nullptr;
-  float const* x = nullptr;
+  coded_pool coded{};
+  float const* x = nullptr;  // or, for one vector, where one of 16 bits begins
   index_t x_stride = 0;
   float* y = nullptr;
   index_t y_stride = 0;
@@ -36,62 +34,6 @@ struct product_arguments {
     return left < most ? static_cast<int>(left) : most;
   }
 };
-
-struct alignas(16) four_words {
-  std::uint32_t word[4];
-};
-struct alignas(16) four_floats {
-  float value[4];
-};
-
-template <class T>
-inline constexpr float device_largest = 0x1.fffffep127f;
-template <>
-inline constexpr float device_largest<bfloat16> = 0x1.fep127f;
-template <>
-inline constexpr float device_largest<float16> = 65504.0f;
-
-/// 16 bytes of a row, from column `c` on, which it has, become round(row + column scale * sum of signed scales): what `apply_residual` does.
-template <class T>
-__device__ void add_signs(product_arguments const& a, row_task const& t, index_t c, std::byte* at) {
-  using codec = word_codec<T>;
-  constexpr int elements = codec::elements;
-  auto* const words = reinterpret_cast<four_words*>(at);
-  four_words out = *words;
-  index_t const plane_bytes = (a.cols + 7) / 8;
-  std::uint32_t bits[3]{};
-  float scale[3]{};
-#pragma unroll
-  for (std::uint32_t p = 0; p < 3; ++p) {
-    if (p >= t.planes) { break; }
-    bits[p] = static_cast<std::uint32_t>(a.planes[t.plane + static_cast<index_t>(p) * plane_bytes + c / 8]) >> (c & 7);
-    scale[p] = static_cast<float>(a.scales[t.scale + p]);
-  }
-#pragma unroll
-  for (int w = 0; w < 4; ++w) {
-    float v[elements];
-    codec::widen(out.word[w], v);
-#pragma unroll
-    for (int i = 0; i < elements; ++i) {
-      int const k = w * elements + i;
-      if (c + k >= a.cols) { continue; }
-      float more = 0.0f;
-#pragma unroll
-      for (std::uint32_t p = 0; p < 3; ++p) {
-        if (p >= t.planes) { break; }
-        float const term = __uint_as_float(__float_as_uint(scale[p]) ^ ((bits[p] >> k & 1u) << 31));
-        more = p == 0 ? term : more + term;
-      }
-      if (a.columns != nullptr) { more = static_cast<float>(a.columns[c + k]) * more; }
-      float sum = v[i] + more;
-      constexpr float top = device_largest<T>;
-      if ((__float_as_uint(v[i]) & 0x7F800000u) != 0x7F800000u) { sum = sum > top ? top : sum < -top ? -top : sum; }
-      v[i] = sum;
-    }
-    out.word[w] = codec::narrow(v);
-  }
-  *words = out;
-}
 
 // ---- one vector ----
 
@@ -112,6 +54,10 @@ struct vector_layout {
   static constexpr int threads = 32 * warps;
   static constexpr int stage = units * pitch;
   static constexpr int x_pitch = sum_order::segment + 16;  // floats
+  static_assert(piece_steps * sum_order::lanes == coded_piece);
+
+  /// Groups of four floats of the vector change places, so that threads of neighbouring segments meet no bank twice.
+  __device__ static int swapped(int segment) noexcept { return parts == 4 ? 0 : parts == 2 ? segment >> 1 & 1 : segment >> 1 & 3; }
   static constexpr int copies = units * piece_bytes / 512;  // of a thread, for a piece
 
   /// Bytes of shared memory.
@@ -140,8 +86,9 @@ struct vector_place {
 };
 
 /// y[channel] = row . x for all tasks, each by one warp. `Stages` pieces of a warp are in shared memory at a time.
-/// @tparam Signs whether tasks may have planes
-template <class T, int Stages, bool Signs>
+/// @tparam X      the vector's type: float32, or 16 bits that are widened
+/// @tparam Coded  whether tasks may have residuals
+template <class T, class X, int Stages, bool Coded>
 BRAID_KERNEL void __launch_bounds__(vector_layout<T>::threads, 1) row_vector_kernel(product_arguments const a) {
   using layout = vector_layout<T>;
   ptx::let_next_start();
@@ -208,18 +155,21 @@ BRAID_KERNEL void __launch_bounds__(vector_layout<T>::threads, 1) row_vector_ker
 #pragma unroll
   for (int s = 0; s < Stages - 1; ++s) { start_next(s); }
   ptx::wait_for_last();
-  // The vector, once. Its groups of four floats change places so that threads of neighbouring segments meet no bank twice.
+  // The vector, once.
+  auto const* const vector = reinterpret_cast<X const*>(a.x);
   for (int i = thread; i < segments * (sum_order::segment / 4); i += layout::threads) {
     int const segment = i / (sum_order::segment / 4);
     int const q = i % (sum_order::segment / 4);
     index_t const c = static_cast<index_t>(segment) * sum_order::segment + q * 4;
-    float* const place = x + segment * layout::x_pitch + (parts == 2 ? q ^ (segment >> 1 & 1) : q) * 4;
-    if (a.aligned_x && c + 4 <= a.cols) {
-      ptx::copy_16(place, a.x + c);
-    } else {
-#pragma unroll
-      for (int k = 0; k < 4; ++k) { place[k] = c + k < a.cols ? a.x[c + k] : 0.0f; }
+    float* const place = x + segment * layout::x_pitch + (q ^ layout::swapped(segment)) * 4;
+    if constexpr (sizeof(X) == 4) {
+      if (a.aligned_x && c + 4 <= a.cols) {
+        ptx::copy_16(place, vector + c);
+        continue;
+      }
     }
+#pragma unroll
+    for (int k = 0; k < 4; ++k) { place[k] = c + k < a.cols ? static_cast<float>(vector[c + k]) : 0.0f; }
   }
   ptx::close_copies();
   ptx::wait_for_all_but<0>();
@@ -229,6 +179,7 @@ BRAID_KERNEL void __launch_bounds__(vector_layout<T>::threads, 1) row_vector_ker
   int const part = lane % parts;
   int const row_lane = unit >> shift;
   float total = 0.0f;
+  [[maybe_unused]] row_residual residual;  // of this thread's row
   float sum[each];
 #pragma unroll
   for (int v = 0; v < each; ++v) { sum[v] = 0.0f; }
@@ -236,34 +187,36 @@ BRAID_KERNEL void __launch_bounds__(vector_layout<T>::threads, 1) row_vector_ker
   vector_place now{first_group};
   while (now.group < all_groups) {
     start_next(stage == 0 ? Stages - 1 : stage - 1);
-    ptx::wait_for_all_but<Stages - 1>();
-    __syncwarp();
-    std::byte* const from = ring + stage * layout::stage;
-    if constexpr (Signs) {
-      for (int i = 0; i < layout::copies; ++i) {
-        int const chunk = i * 32 + lane;
-        int const u = chunk / unit_chunks;
-        int const within = chunk % unit_chunks;
-        row_task t;
-        t.row = __shfl_sync(0xFFFFFFFFu, here.row, u >> shift);
-        t.planes = __shfl_sync(0xFFFFFFFFu, here.planes, u >> shift);
-        t.scale = __shfl_sync(0xFFFFFFFFu, here.scale, u >> shift);
-        t.plane = static_cast<std::int64_t>(__shfl_sync(0xFFFFFFFFu, static_cast<unsigned long long>(here.plane), u >> shift));
-        index_t const c = static_cast<index_t>(now.round * units + (u & (per_row - 1))) * sum_order::segment +
-                          now.piece * (sum_order::segment / layout::pieces) + within * each;
-        if (t.row >= 0 && t.planes != 0 && c < a.cols) { add_signs<T>(a, t, c, from + u * layout::pitch + within * 16); }
-      }
-      __syncwarp();
-    }
     int const segment = now.round * units + (unit & (per_row - 1));
     int const row_here = __shfl_sync(0xFFFFFFFFu, here.row, row_lane);
     int steps = row_here >= 0 && segment < segments ? a.steps(segment) - now.piece * layout::piece_steps : 0;
     if (steps > layout::piece_steps) { steps = layout::piece_steps; }
+    index_t const first_column = static_cast<index_t>(segment) * sum_order::segment + now.piece * coded_piece;
+    [[maybe_unused]] coded_words coded;
+    if constexpr (Coded) {
+      if (now.piece == 0 && now.round == 0) {
+        auto const code = static_cast<residual_code>(__shfl_sync(0xFFFFFFFFu, static_cast<int>(here.code), row_lane));
+        auto const scale = __shfl_sync(0xFFFFFFFFu, here.scale, row_lane);
+        auto const plane = __shfl_sync(0xFFFFFFFFu, static_cast<unsigned long long>(here.plane), row_lane);
+        residual = row_residual(a.coded, row_here < 0 ? residual_code::none : code, static_cast<std::int64_t>(plane), scale);
+      }
+      // While the piece is still on its way.
+      if (residual.code != residual_code::none && steps > 0) { coded = coded_words(residual, first_column); }
+    }
+    ptx::wait_for_all_but<Stages - 1>();
+    __syncwarp();
+    std::byte* const from = ring + stage * layout::stage;
     std::byte const* const w = from + unit * layout::pitch + part * 16;
     float const* const xs = x + (segment < segments ? segment : 0) * layout::x_pitch + now.piece * layout::piece_steps * sum_order::lanes + part * each;
-    int const swapped = parts == 2 ? segment >> 1 & 1 : 0;
+    int const swapped = layout::swapped(segment);
     auto const add = [&](int k) {
-      four_words const words = *reinterpret_cast<four_words const*>(w + k * (parts * 16));
+      four_words words = *reinterpret_cast<four_words const*>(w + k * (parts * 16));
+      if constexpr (Coded) {
+        index_t const c = first_column + k * sum_order::lanes + part * each;
+        if (residual.code != residual_code::none && c < a.cols) {
+          words = with_residual<T>(a.coded, residual, coded.columns(residual.code, k, part * each), c, a.cols, words);
+        }
+      }
 #pragma unroll
       for (int q = 0; q < each / 4; ++q) {
         four_floats const v = *reinterpret_cast<four_floats const*>(xs + k * sum_order::lanes + (q ^ swapped) * 4);
@@ -280,21 +233,30 @@ BRAID_KERNEL void __launch_bounds__(vector_layout<T>::threads, 1) row_vector_ker
         }
       }
     };
-    if (steps == layout::piece_steps) {
+    if (Coded || steps == layout::piece_steps) {
 #pragma unroll
-      for (int k = 0; k < layout::piece_steps; ++k) { add(k); }
+      for (int k = 0; k < layout::piece_steps; ++k) {
+        if (!Coded || k < steps) { add(k); }
+      }
     } else {
       for (int k = 0; k < steps; ++k) { add(k); }
     }
     if (now.piece == layout::pieces - 1) {
       // The tree over lanes: l with l + 8, + 4, + 2, + 1.
-      float eight[each];
+      constexpr int halves = each < 8 ? each : 8;
+      float eight[halves];
 #pragma unroll
-      for (int v = 0; v < each; ++v) { eight[v] = sum[v] + __shfl_xor_sync(0xFFFFFFFFu, sum[v], parts / 2); }
+      for (int v = 0; v < halves; ++v) {
+        if constexpr (parts == 1) {
+          eight[v] = sum[v] + sum[v + 8];
+        } else {
+          eight[v] = sum[v] + __shfl_xor_sync(0xFFFFFFFFu, sum[v], parts / 2);
+        }
+      }
       float four[4];
 #pragma unroll
       for (int v = 0; v < 4; ++v) {
-        if constexpr (parts == 2) {
+        if constexpr (parts <= 2) {
           four[v] = eight[v] + eight[v + 4];
         } else {
           four[v] = eight[v] + __shfl_xor_sync(0xFFFFFFFFu, eight[v], 1);
@@ -335,7 +297,7 @@ struct tile_layout {
 
 /// A tile: up to 32 tasks times up to 2 * Inputs vectors, by a block of 256 threads. A thread is one lane of the order, and
 /// has 4 rows times `Inputs` vectors of it.
-template <class T, int Inputs, bool Signs>
+template <class T, int Inputs, bool Coded>
 BRAID_KERNEL void __launch_bounds__(tile_layout<T, Inputs>::threads, 2) row_tile_kernel(product_arguments const a) {
   using layout = tile_layout<T, Inputs>;
   using codec = word_codec<T>;
@@ -404,11 +366,10 @@ BRAID_KERNEL void __launch_bounds__(tile_layout<T, Inputs>::threads, 2) row_tile
     __syncthreads();
     std::byte* const from = memory + piece % 2 * layout::stage;
     index_t const first_column = static_cast<index_t>(piece) * layout::columns;
-    if constexpr (Signs) {
+    if constexpr (Coded) {
       for (int i = thread; i < tile.tasks * row_chunks; i += layout::threads) {
-        row_task const t = tasks[i / row_chunks];
         index_t const c = first_column + i % row_chunks * (16 / static_cast<int>(sizeof(T)));
-        if (t.planes != 0 && c < a.cols) { add_signs<T>(a, t, c, from + i * 16); }
+        add_residual<T>(a.coded, tasks[i / row_chunks], c, a.cols, from + i * 16);
       }
       __syncthreads();
     }
