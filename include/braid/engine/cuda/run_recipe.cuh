@@ -14,7 +14,8 @@ namespace detail {
 class device_runner final : public tensor_runner {
  public:
   device_runner(cuda be, cpu const& host, merge_recipe const& r, braid::detail::device_choices choices)
-      : be_(std::move(be)), host_(host), on_host_(host, r), methods_(r), choices_(std::move(choices)), pinned_(be_.device()), lanes_(choices_.devices, choices_.lanes) {}
+      : be_(std::move(be)), host_(host), on_host_(host, r), methods_(r), choices_(std::move(choices)),
+        pinned_(be_.device()), lanes_(choices_.devices, choices_.lanes) {}
 
   [[nodiscard]] index_t block_rows(tensor_channels const& inputs) const override {
     std::size_t const row = static_cast<std::size_t>(inputs.cols) * size_of(inputs.out);
