@@ -1,0 +1,432 @@
+#pragma once
+
+/// Random pruning by rank in a row, and the merge, in one pass: a block takes a row of the base and its models into shared memory.
+///
+/// Magnitudes of a model's deltas fall in bins by the upper half of their float32, which for differences of bfloat16 numbers is
+/// nearly always all of it: a bin's elements are equal, share a rank, a threshold and a quotient. So a row is counted, the bins'
+/// counts become ranks, and what each bin's elements become is looked up. The few elements with lower bits, or far below the
+/// row's largest, are listed, each with an entry of its own behind the bins.
+
+#include <braid/backend/cuda/async_copy.cuh>
+#include <braid/backend/cuda/packed_halves.cuh>
+#include <braid/backend/cuda/rank_codes.cuh>
+#include <braid/backend/cuda/row_ranks.cuh>
+
+BRAID_NAMESPACE_BEGIN
+namespace detail {
+
+inline constexpr std::uint32_t rank_bins = 1280;                  // of 128 an octave
+inline constexpr std::uint32_t bin_words = rank_bins / 32 * 33;   // a word is left out after 32: small multiples of powers of two are many,
+                                                                  // and would meet in one bank of shared memory
+inline constexpr std::uint32_t most_listed = 376;                 // of a row and model
+inline constexpr std::uint32_t table_words = bin_words + most_listed;
+
+template <int N, class Plan, class F>
+struct ranked_arguments {
+  device_input base;
+  device_input models[N];
+  Plan plans[N];
+  random_keys keys;
+  index_t rows;
+  index_t cols;           // a multiple of random_group
+  index_t first;          // channel of the first row
+  std::byte* out;         // [rows, cols], packed
+  unsigned long long* first_bad;  // null, or the lowest channel with NaN or infinity
+  std::uint32_t* left;    // how many rows the kernel leaves, and which
+  F f;                    // a join_function, for what is pruned
+};
+
+/// What a block counts of a row, for each model; of two rows in turn.
+struct row_counters {
+  std::uint32_t most[4];    // upper half of the largest magnitude
+  std::uint32_t span[4];    // 65535 less the least one that isn't zero, less one
+  std::uint32_t listed[4];
+};
+
+/// Where things lie in a block's shared memory.
+template <int N>
+struct ranked_room {
+  std::uint32_t stride;      // tiles of a row
+  std::byte* rows;           // [base and models, stride] tiles of 16 bytes; models' become offsets in their tables
+  std::uint32_t* tables;     // [model, 2, table_words]: what a random word may be at most, and what is kept becomes
+  random_room* random;       // of warps
+  std::uint32_t* listed;     // [model, 2, most_listed], in the same place: magnitudes; the next of the bin, plus one
+  row_counters* counters;    // two
+  std::uint32_t* of_warps;
+
+  BRAID_HD static constexpr std::uint32_t stride_of(std::uint32_t cols) noexcept { return (cols / tile_elements + 31u) / 32u * 32u; }
+  BRAID_HD static constexpr std::size_t shared_bytes(unsigned threads) noexcept {
+    std::size_t const words = threads / 32 * sizeof(random_room);
+    std::size_t const lists = std::size_t{N} * 2 * most_listed * 4;
+    return words > lists ? words : lists;
+  }
+  static constexpr std::size_t bytes(index_t cols, unsigned threads) noexcept {
+    return stride_of(static_cast<std::uint32_t>(cols)) * std::size_t{16} * (N + 1) + std::size_t{N} * 2 * table_words * 4 + shared_bytes(threads) + 2 * sizeof(row_counters) + 128;
+  }
+
+  __device__ ranked_room(std::byte* memory, std::uint32_t cols) noexcept : stride(stride_of(cols)), rows(memory) {
+    tables = reinterpret_cast<std::uint32_t*>(rows + stride * 16u * (N + 1));
+    listed = tables + N * 2 * table_words;
+    random = reinterpret_cast<random_room*>(listed);
+    counters = reinterpret_cast<row_counters*>(reinterpret_cast<std::byte*>(listed) + shared_bytes(blockDim.x));
+    of_warps = reinterpret_cast<std::uint32_t*>(counters + 2);
+  }
+  __device__ std::uint32_t* limits(int model) const noexcept { return tables + model * 2 * static_cast<int>(table_words); }
+  __device__ std::uint32_t* values(int model) const noexcept { return limits(model) + table_words; }
+  __device__ std::uint32_t* magnitudes(int model) const noexcept { return listed + model * 2 * static_cast<int>(most_listed); }
+  __device__ std::uint32_t* nexts(int model) const noexcept { return magnitudes(model) + most_listed; }
+  __device__ std::uint32_t* tile(int input, std::uint32_t t) const noexcept {
+    return reinterpret_cast<std::uint32_t*>(rows + (static_cast<std::uint32_t>(input) * stride + t) * 16u);
+  }
+};
+
+struct four_words {
+  alignas(16) std::uint32_t word[4];
+};
+
+__device__ inline std::uint32_t& at_offset(std::uint32_t* table, std::uint32_t bytes) noexcept {
+  return *reinterpret_cast<std::uint32_t*>(reinterpret_cast<std::byte*>(table) + bytes);
+}
+
+/// Upper half of the magnitudes that bin 0 is for. It has zeros, and whatever is smaller than bin 1's; elsewhere a bin's number
+/// is how far its upper half is from here. Negative where all magnitudes have bins.
+__device__ inline std::int32_t first_bin(std::uint32_t most) noexcept {
+  std::uint32_t const normal = most > 128u ? most : 128u;
+  return static_cast<std::int32_t>((normal + 32u) & ~31u) - static_cast<std::int32_t>(rank_bins);
+}
+
+/// Where a bin lies in the table.
+BRAID_HD inline std::uint32_t bin_word(std::uint32_t bin) noexcept { return bin + (bin >> 5); }
+
+/// The same in bytes, from any bits of the magnitude; `start` is bin 0's.
+__device__ inline std::uint32_t bin_offset(std::uint32_t bits, std::int32_t start) noexcept {
+  std::int32_t const above = ptx::add_from_zero(static_cast<std::int32_t>(bits & 0x7FFF0000u), -start);
+  return static_cast<std::uint32_t>(above + (above >> 5)) >> 14 & ~3u;
+}
+
+__device__ inline void widen_words(four_words const& words, float (&x)[tile_elements]) noexcept {
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    x[2 * k] = __uint_as_float(words.word[k] << 16);
+    x[2 * k + 1] = __uint_as_float(words.word[k] & 0xFFFF0000u);
+  }
+}
+
+/// Gives an element that a bin has counted an entry of its own. Of a bin's word the lower half counts its equals, the upper one
+/// the others; they are linked from its word in the other table on.
+/// @return the entry's offset
+__device__ __noinline__ inline std::uint32_t list_element(std::uint32_t magnitude, std::uint32_t offset, std::uint32_t* limits, std::uint32_t* magnitudes,
+                                                          std::uint32_t& listed) noexcept {
+  std::uint32_t const slot = atomicAdd(&listed, 1u);
+  atomicAdd(&at_offset(limits, offset), 0xFFFFu);
+  if (slot >= most_listed) { return offset; }
+  magnitudes[slot] = magnitude;
+  magnitudes[most_listed + slot] = atomicExch(&at_offset(limits + table_words, offset), slot + 1u);
+  return (bin_words + slot) * 4u;
+}
+
+/// What the kernel does for one row after the other. Threads have tiles of their own, from the copy to the result.
+template <int N, class Plan, class F>
+struct ranked_row {
+  ranked_arguments<N, Plan, F> const& a;
+  ranked_room<N> const room;
+  std::uint32_t const tiles;
+
+  __device__ ranked_row(ranked_arguments<N, Plan, F> const& arguments, std::byte* memory) noexcept
+      : a(arguments), room(memory, static_cast<std::uint32_t>(arguments.cols)), tiles(static_cast<std::uint32_t>(arguments.cols) / tile_elements) {}
+
+  __device__ four_words words(int input, std::uint32_t t) const noexcept { return *reinterpret_cast<four_words const*>(room.tile(input, t)); }
+
+  __device__ void fetch(index_t row, std::uint32_t t) const noexcept {
+    ptx::copy_16(room.tile(0, t), a.base.data + row * a.base.stride + t * 16u);
+#pragma unroll
+    for (int m = 0; m < N; ++m) { ptx::copy_16(room.tile(m + 1, t), a.models[m].data + row * a.models[m].stride + t * 16u); }
+  }
+
+  /// The largest magnitudes and the least ones that aren't zero, rounded to bfloat16.
+  __device__ void measure(row_counters& of) const noexcept {
+    std::uint32_t most[N] = {};
+    std::uint32_t least[N];
+#pragma unroll
+    for (int m = 0; m < N; ++m) { least[m] = 0xFFFFFFFFu; }
+    for (std::uint32_t t = threadIdx.x; t < tiles; t += blockDim.x) {
+      four_words const base = words(0, t);
+#pragma unroll
+      for (int m = 0; m < N; ++m) {
+        four_words const model = words(m + 1, t);
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+          std::uint32_t const d = ptx::bf16_distances(model.word[k], base.word[k]);
+          most[m] = ptx::larger_halves(most[m], d);
+          least[m] = ptx::less_one_or_smaller(d, least[m]);
+        }
+      }
+    }
+#pragma unroll
+    for (int m = 0; m < N; ++m) {
+      std::uint32_t const span = ~least[m];
+      std::uint32_t const high = most[m] >> 16 > (most[m] & 0xFFFFu) ? most[m] >> 16 : most[m] & 0xFFFFu;
+      std::uint32_t const wide = span >> 16 > (span & 0xFFFFu) ? span >> 16 : span & 0xFFFFu;
+      std::uint32_t const of_warp = __reduce_max_sync(0xFFFFFFFFu, high);
+      std::uint32_t const wide_of_warp = __reduce_max_sync(0xFFFFFFFFu, wide);
+      if (threadIdx.x % 32 == 0) {
+        atomicMax(&of.most[m], of_warp);
+        atomicMax(&of.span[m], wide_of_warp);
+      }
+    }
+  }
+
+  __device__ void clear_tables() const noexcept {
+    auto* const all = reinterpret_cast<four_words*>(room.tables);
+    for (std::uint32_t i = threadIdx.x; i < N * 2 * table_words / 4; i += blockDim.x) { all[i] = four_words{}; }
+  }
+
+  /// Counts a row; its elements become signs and offsets of their entries.
+  __device__ void count(row_counters& of) const noexcept {
+    std::int32_t start[N];
+    bool far[N];
+#pragma unroll
+    for (int m = 0; m < N; ++m) {
+      std::int32_t const begin = first_bin(of.most[m]);
+      far[m] = static_cast<std::int32_t>(0xFFFFu - of.span[m]) <= begin;  // the least may be rounded up
+      start[m] = begin * 65536;
+    }
+    for (std::uint32_t t = threadIdx.x; t < tiles; t += blockDim.x) {
+      float base[tile_elements];
+      widen_words(words(0, t), base);
+#pragma unroll
+      for (int m = 0; m < N; ++m) {
+        float x[tile_elements];
+        widen_words(words(m + 1, t), x);
+        std::uint32_t bits[tile_elements];
+        std::uint32_t offset[tile_elements];
+        std::uint32_t some = 0;
+#pragma unroll
+        for (int j = 0; j < tile_elements; ++j) {
+          bits[j] = __float_as_uint(x[j] - base[j]);
+          some |= bits[j];
+          offset[j] = bin_offset(bits[j], start[m]);
+          atomicAdd(&at_offset(room.limits(m), offset[j]), 1u);
+        }
+        if ((some & 0xFFFFu) != 0 || far[m]) {
+#pragma unroll
+          for (int j = 0; j < tile_elements; ++j) {
+            std::uint32_t const magnitude = bits[j] & 0x7FFFFFFFu;
+            bool const below = start[m] >= 0 && offset[j] == 0 && magnitude != 0;
+            if ((magnitude & 0xFFFFu) != 0 || below) { offset[j] = list_element(magnitude, offset[j], room.limits(m), room.magnitudes(m), of.listed[m]); }
+          }
+        }
+        four_words codes;
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+          std::uint32_t const signs = (bits[2 * k] >> 16 | (bits[2 * k + 1] & 0xFFFF0000u)) & 0x80008000u;
+          codes.word[k] = offset[2 * k] | offset[2 * k + 1] << 16 | signs;
+        }
+        *reinterpret_cast<four_words*>(room.tile(m + 1, t)) = codes;
+      }
+    }
+  }
+
+  /// Counts become the numbers of elements up to a bin's equals, above them, in the upper half, how many equals those are.
+  __device__ void add_up() const noexcept {
+    std::uint32_t const each = (N * rank_bins + blockDim.x - 1) / blockDim.x;
+    std::uint32_t const begin = threadIdx.x * each;
+    std::uint32_t const end = begin + each < N * rank_bins ? begin + each : N * rank_bins;
+    auto const word = [this](std::uint32_t i) -> std::uint32_t& {
+      std::uint32_t const m = i / rank_bins;
+      return room.limits(static_cast<int>(m))[bin_word(i - m * rank_bins)];
+    };
+    std::uint32_t sum = 0;  // of all models: less than 65536 elements
+    for (std::uint32_t i = begin; i < end; ++i) {
+      std::uint32_t const here = word(i);
+      sum += (here & 0xFFFFu) + (here >> 16);
+    }
+    std::uint32_t const lane = threadIdx.x % 32;
+    std::uint32_t up_to = sum;
+#pragma unroll
+    for (unsigned step = 1; step < 32; step *= 2) {
+      std::uint32_t const lower = __shfl_up_sync(0xFFFFFFFFu, up_to, step);
+      if (lane >= step) { up_to += lower; }
+    }
+    if (lane == 31) { room.of_warps[threadIdx.x / 32] = up_to; }
+    __syncthreads();
+    std::uint32_t before = up_to - sum + __reduce_add_sync(0xFFFFFFFFu, lane < threadIdx.x / 32 ? room.of_warps[lane] : 0u);
+    auto const cols = static_cast<std::uint32_t>(a.cols);
+    for (std::uint32_t i = begin; i < end; ++i) {
+      std::uint32_t& there = word(i);
+      std::uint32_t const here = there;
+      if (here == 0) { continue; }
+      std::uint32_t const equals = here & 0xFFFFu;
+      there = (before + equals - i / rank_bins * cols) | equals << 16;
+      before += equals + (here >> 16);
+    }
+  }
+
+  __device__ void enter(int m, std::uint32_t* limit, std::uint32_t magnitude, std::uint32_t twice) const noexcept {
+    float const kept = a.plans[m].survivor(__uint_as_float(magnitude), twice);
+    *limit = (a.plans[m].threshold(twice) << 16) - 1u;
+    limit[table_words] = __float_as_uint(a.f.scales ? kept * a.f.factor[m] : kept);
+  }
+
+  /// Entries of listed elements: above a bin's equals in the order of magnitudes.
+  __device__ void enter_listed(row_counters const& of) const noexcept {
+    std::uint32_t const warps = blockDim.x / 32;
+    for (std::uint32_t w = threadIdx.x / 32; w < N * ((most_listed + 31) / 32); w += warps) {
+      auto const m = static_cast<int>(w % N);
+      std::uint32_t const slot = w / N * 32 + threadIdx.x % 32;
+      if (slot >= of.listed[m]) { continue; }
+      std::uint32_t const magnitude = room.magnitudes(m)[slot];
+      std::uint32_t const offset = bin_offset(magnitude, first_bin(of.most[m]) * 65536);
+      std::uint32_t twice = 2 * (at_offset(room.limits(m), offset) & 0xFFFFu) - 1u;
+      for (std::uint32_t k = at_offset(room.values(m), offset); k != 0; k = room.nexts(m)[k - 1u]) {
+        std::uint32_t const other = room.magnitudes(m)[k - 1u];
+        twice += (other < magnitude ? 1u : 0u) + (other <= magnitude ? 1u : 0u);
+      }
+      enter(m, room.limits(m) + bin_words + slot, magnitude, twice);
+    }
+  }
+
+  __device__ void enter_bins(row_counters const& of) const noexcept {
+    for (std::uint32_t i = threadIdx.x; i < N * rank_bins; i += blockDim.x) {
+      auto const m = static_cast<int>(i / rank_bins);
+      std::uint32_t const bin = i % rank_bins;
+      std::uint32_t* const limit = room.limits(m) + bin_word(bin);
+      std::uint32_t const equals = *limit >> 16;
+      if (equals == 0) { continue; }
+      std::int32_t const begin = first_bin(of.most[m]);
+      std::uint32_t const upper = bin == 0 && begin >= 0 ? 0u : static_cast<std::uint32_t>(begin + static_cast<std::int32_t>(bin));
+      enter(m, limit, upper << 16, 2 * (*limit & 0xFFFFu) - equals - 1u);
+    }
+  }
+
+  /// Looks elements up, merges them, writes them; fetches row `next`, if there is one.
+  __device__ void merge(index_t row, index_t next) const noexcept {
+    random_room& random = room.random[threadIdx.x / 32];
+    for (std::uint32_t t = threadIdx.x; t < room.stride; t += blockDim.x) {
+      bool const inside = t < tiles;
+      index_t const channel = a.first + row;
+      auto const element = static_cast<std::uint64_t>(channel * a.cols) + t * tile_elements;
+      float x[N][tile_elements];
+#pragma unroll
+      for (int m = 0; m < N; ++m) {
+        std::uint32_t word[tile_elements];
+        random_words_together(a.keys, a.plans[m].stream, element, random, word);
+        four_words const codes = inside ? words(m + 1, t) : four_words{};
+#pragma unroll
+        for (int j = 0; j < tile_elements; ++j) {
+          std::uint32_t const code = j % 2 == 0 ? codes.word[j / 2] & 0x7FFFu : codes.word[j / 2] >> 16 & 0x7FFFu;
+          std::uint32_t const sign = (j % 2 == 0 ? codes.word[j / 2] << 16 : codes.word[j / 2]) & 0x80000000u;
+          std::uint32_t const limit = at_offset(room.limits(m), code);
+          std::uint32_t const kept = at_offset(room.values(m), code) | sign;
+          x[m][j] = __uint_as_float(word[j] <= limit ? kept : 0u);
+        }
+      }
+      if (!inside) { continue; }
+      float base[tile_elements];
+      widen_words(words(0, t), base);
+      float result[tile_elements];
+#pragma unroll
+      for (int j = 0; j < tile_elements; ++j) {
+        float one[N];
+#pragma unroll
+        for (int m = 0; m < N; ++m) { one[m] = x[m][j]; }
+        result[j] = a.f(base[j], static_cast<float const*>(one), N, channel, static_cast<index_t>(t * tile_elements + static_cast<std::uint32_t>(j)));
+      }
+      if (next < a.rows) { fetch(next, t); }
+      std::uint32_t out[4];
+#pragma unroll
+      for (int k = 0; k < 4; ++k) { out[k] = ptx::to_bf16_pair(result[2 * k], result[2 * k + 1]); }
+      ptx::store_once(a.out + (row * a.cols + t * tile_elements) * 2, out);
+    }
+    ptx::close_copies();
+  }
+};
+
+/// Rows of bfloat16, from multiples of 16 bytes on. Leaves rows with NaN or infinity, and those that list too many.
+template <int N, class Plan, class F>
+BRAID_KERNEL void __launch_bounds__(1024, 1) ranked_merge_kernel(__grid_constant__ ranked_arguments<N, Plan, F> const a) {
+  BRAID_BLOCK_MEMORY(memory);
+  ranked_row<N, Plan, F> const one(a, memory);
+  auto const clear = [](row_counters& of) {
+#pragma unroll
+    for (int m = 0; m < 4; ++m) { of.most[m] = of.span[m] = of.listed[m] = 0; }
+  };
+  for (std::uint32_t t = threadIdx.x; t < one.tiles; t += blockDim.x) { one.fetch(blockIdx.x, t); }
+  ptx::close_copies();
+  if (threadIdx.x == 0) { clear(one.room.counters[0]); }
+  __syncthreads();
+  std::uint32_t turn = 0;
+  for (index_t row = blockIdx.x; row < a.rows; row += gridDim.x, turn ^= 1u) {
+    row_counters& of = one.room.counters[turn];
+    index_t const next = row + gridDim.x;
+    ptx::wait_for_all_but<0>();
+    one.measure(of);
+    __syncthreads();  // the tables of the row before have been read
+    one.clear_tables();
+    if (threadIdx.x == 0) { clear(one.room.counters[turn ^ 1u]); }
+    __syncthreads();
+    one.count(of);
+    __syncthreads();
+    bool finite = true;
+    bool fits = true;
+    bool lists = false;
+#pragma unroll
+    for (int m = 0; m < N; ++m) {
+      finite = finite && of.most[m] < 0x7F80u;
+      fits = fits && of.listed[m] <= most_listed;
+      lists = lists || of.listed[m] != 0;
+    }
+    if (!finite || !fits) {  // for all threads
+      if (threadIdx.x == 0) {
+        if (!finite && a.first_bad != nullptr) { atomicMin(a.first_bad, static_cast<unsigned long long>(a.first + row)); }
+        a.left[1 + atomicAdd(a.left, 1u)] = static_cast<std::uint32_t>(row);
+      }
+      for (std::uint32_t t = threadIdx.x; t < one.tiles && next < a.rows; t += blockDim.x) { one.fetch(next, t); }
+      ptx::close_copies();
+      continue;
+    }
+    one.add_up();
+    __syncthreads();
+    if (lists) {
+      one.enter_listed(of);
+      __syncthreads();
+    }
+    one.enter_bins(of);
+    __syncthreads();
+    one.merge(row, next);
+  }
+}
+
+/// The rows that the kernel above leaves, an element a thread.
+/// @param ranks  [blocks, models, cols]: room
+template <int N, int Items, class Plan, class F>
+BRAID_KERNEL void __launch_bounds__(rank_threads) left_rows_kernel(__grid_constant__ ranked_arguments<N, Plan, F> const a, std::uint32_t* ranks) {
+  BRAID_BLOCK_MEMORY(memory);
+  std::uint32_t const rows = *a.left;
+  std::uint32_t* const own = ranks + static_cast<index_t>(blockIdx.x) * N * a.cols;
+  for (std::uint32_t i = blockIdx.x; i < rows; i += gridDim.x) {
+    index_t const row = a.left[1 + i];
+    for (int m = 0; m < N; ++m) {
+      rank_row<Items>(a.base, a.models[m], a.cols, row, memory, [own, m, &a](index_t, index_t col, std::uint32_t twice) { own[m * a.cols + col] = twice; });
+      __syncthreads();
+    }
+    index_t const channel = a.first + row;
+    for (index_t c = threadIdx.x; c < a.cols; c += blockDim.x) {
+      auto const value = [row, c](device_input const& input) { return widen_element(input.data + row * input.stride + c * 2, dtype::bf16); };
+      float const base = value(a.base);
+      float x[N];
+#pragma unroll
+      for (int m = 0; m < N; ++m) {
+        std::uint32_t const twice = own[m * a.cols + c];
+        std::uint32_t const number = philox_element(a.plans[m].seed, a.plans[m].stream, static_cast<std::uint64_t>(channel * a.cols + c));
+        x[m] = number < a.plans[m].threshold(twice) ? a.plans[m].survivor(value(a.models[m]) - base, twice) : 0.0f;
+        if (a.f.scales) { x[m] = x[m] * a.f.factor[m]; }
+      }
+      narrow_element(a.f(base, static_cast<float const*>(x), N, channel, c), a.out + (row * a.cols + c) * 2, dtype::bf16);
+    }
+    __syncthreads();
+  }
+}
+
+}  // namespace detail
+BRAID_NAMESPACE_END
