@@ -124,7 +124,7 @@ TEST_CASE("sums over rows are in the one order of sums", "[emulated]") {
   }
 }
 
-TEST_CASE("ranks of a row are the CPU's, equals too", "[emulated]") {
+TEST_CASE("ranks of a row are the CPU's, which equals share", "[emulated]") {
   random_source random(475);
   for (index_t const cols : {1, 40, 700}) {
     family f = random_family(random, dtype::bf16, 1, cols, 1);
@@ -185,7 +185,7 @@ TEST_CASE("codes of a row are what the ranks and random numbers of the CPU decid
       a.codes[0] = codes.data();
       a.offset[0] = *offset;
       a.left = left;
-      emulated::run(1, 1, 256, detail::code_memory(8), 16, [&a, type] {
+      emulated::run(1, 1, 256, detail::code_memory<8, 16>(), 16, [&a, type] {
         type == dtype::bf16 ? detail::code_kernel<8, 16, true>(a) : detail::code_kernel<8, 16, false>(a);
       });
       INFO("kind " << kind << ", 1 x " << cols);

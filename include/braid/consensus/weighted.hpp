@@ -76,8 +76,11 @@ struct elected_sum {
     for (int i = 0; i < n; ++i) {
       float const x = voice(delta[i], weight[i]);
       bool const agrees = (vote >= 0.0f ? x : -x) > 0.0f;
-      total = total + (agrees ? delta[i] * weight[i] : 0.0f);
-      sum = sum + (agrees ? weight[i] : 0.0f);
+      // The same as adding 0: no sum from +0 on becomes -0.
+      if (agrees) {
+        total = total + delta[i] * weight[i];
+        sum = sum + weight[i];
+      }
     }
     return normalize ? total / (sum == 0.0f ? 1.0f : sum) : total;
   }

@@ -19,7 +19,8 @@ inline constexpr std::uint32_t rank_bins = 1280;                  // of 128 an o
 inline constexpr std::uint32_t bin_words = rank_bins / 32 * 33;   // a word is left out after 32: small multiples of powers of two are many,
                                                                   // and would meet in one bank of shared memory
 inline constexpr std::uint32_t most_listed = 376;                 // of a row and model
-inline constexpr std::uint32_t table_words = bin_words + most_listed;
+inline constexpr std::uint32_t entry_words = bin_words + most_listed;
+inline constexpr std::uint32_t most_noted = 3072;                 // of a row: tiles with such elements; bins that aren't empty
 
 template <int N, class Plan, class F>
 struct ranked_arguments {
@@ -41,18 +42,23 @@ struct row_counters {
   std::uint32_t most[4];    // upper half of the largest magnitude
   std::uint32_t span[4];    // 65535 less the least one that isn't zero, less one
   std::uint32_t listed[4];
+  std::uint32_t tiles;      // that have such
+  std::uint32_t bins;       // that aren't empty
+  std::uint32_t unused[2];
 };
 
 /// Where things lie in a block's shared memory.
 template <int N>
 struct ranked_room {
-  std::uint32_t stride;      // tiles of a row
-  std::byte* rows;           // [base and models, stride] tiles of 16 bytes; models' become offsets in their tables
-  std::uint32_t* tables;     // [model, 2, table_words]: what a random word may be at most, and what is kept becomes
-  random_room* random;       // of warps
-  std::uint32_t* listed;     // [model, 2, most_listed], in the same place: magnitudes; the next of the bin, plus one
+  static constexpr std::uint32_t table_words = N * entry_words;
+  std::uint32_t* tables;     // [2, table_words]: what a random word may be at most; what is kept becomes. First models' bins, then listed elements
   row_counters* counters;    // two
   std::uint32_t* of_warps;
+  std::uint16_t* notes;      // [most_noted]: tile and model, or a bin's word
+  random_room* random;       // of warps
+  std::uint32_t* listed;     // [model, 2, most_listed], in the same place: magnitudes; the next of the bin, plus one
+  std::uint32_t stride;      // tiles of a row
+  std::byte* rows;           // [base and models, stride] tiles of 16 bytes; models' become offsets in their tables
 
   BRAID_HD static constexpr std::uint32_t stride_of(std::uint32_t cols) noexcept { return (cols / tile_elements + 31u) / 32u * 32u; }
   BRAID_HD static constexpr std::size_t shared_bytes(unsigned threads) noexcept {
@@ -61,18 +67,25 @@ struct ranked_room {
     return words > lists ? words : lists;
   }
   static constexpr std::size_t bytes(index_t cols, unsigned threads) noexcept {
-    return stride_of(static_cast<std::uint32_t>(cols)) * std::size_t{16} * (N + 1) + std::size_t{N} * 2 * table_words * 4 + shared_bytes(threads) + 2 * sizeof(row_counters) + 128;
+    return table_words * std::size_t{8} + 2 * sizeof(row_counters) + 128 + most_noted * 2 + shared_bytes(threads) +
+           stride_of(static_cast<std::uint32_t>(cols)) * std::size_t{16} * (N + 1);
   }
 
-  __device__ ranked_room(std::byte* memory, std::uint32_t cols) noexcept : stride(stride_of(cols)), rows(memory) {
-    tables = reinterpret_cast<std::uint32_t*>(rows + stride * 16u * (N + 1));
-    listed = tables + N * 2 * table_words;
-    random = reinterpret_cast<random_room*>(listed);
-    counters = reinterpret_cast<row_counters*>(reinterpret_cast<std::byte*>(listed) + shared_bytes(blockDim.x));
+  __device__ ranked_room(std::byte* memory, std::uint32_t cols) noexcept : tables(reinterpret_cast<std::uint32_t*>(memory)), stride(stride_of(cols)) {
+    static_assert(sizeof(row_counters) % 16 == 0);
+    counters = reinterpret_cast<row_counters*>(tables + 2 * table_words);
     of_warps = reinterpret_cast<std::uint32_t*>(counters + 2);
+    notes = reinterpret_cast<std::uint16_t*>(of_warps + 32);
+    listed = reinterpret_cast<std::uint32_t*>(notes + most_noted);
+    random = reinterpret_cast<random_room*>(listed);
+    rows = reinterpret_cast<std::byte*>(listed) + shared_bytes(blockDim.x);
   }
-  __device__ std::uint32_t* limits(int model) const noexcept { return tables + model * 2 * static_cast<int>(table_words); }
+  __device__ std::uint32_t* limits(int model) const noexcept { return tables + model * static_cast<int>(bin_words); }
   __device__ std::uint32_t* values(int model) const noexcept { return limits(model) + table_words; }
+  /// The first listed element's word behind those of a model's bins.
+  __device__ static constexpr std::uint32_t listed_word(int model) noexcept {
+    return N * bin_words - static_cast<std::uint32_t>(model) * (bin_words - most_listed);
+  }
   __device__ std::uint32_t* magnitudes(int model) const noexcept { return listed + model * 2 * static_cast<int>(most_listed); }
   __device__ std::uint32_t* nexts(int model) const noexcept { return magnitudes(model) + most_listed; }
   __device__ std::uint32_t* tile(int input, std::uint32_t t) const noexcept {
@@ -95,10 +108,7 @@ __device__ inline std::int32_t first_bin(std::uint32_t most) noexcept {
   return static_cast<std::int32_t>((normal + 32u) & ~31u) - static_cast<std::int32_t>(rank_bins);
 }
 
-/// Where a bin lies in the table.
-BRAID_HD inline std::uint32_t bin_word(std::uint32_t bin) noexcept { return bin + (bin >> 5); }
-
-/// The same in bytes, from any bits of the magnitude; `start` is bin 0's.
+/// Where a magnitude's bin lies in its model's, in bytes; `start` is bin 0's. Sign and lower bits may be any.
 __device__ inline std::uint32_t bin_offset(std::uint32_t bits, std::int32_t start) noexcept {
   std::int32_t const above = ptx::add_from_zero(static_cast<std::int32_t>(bits & 0x7FFF0000u), -start);
   return static_cast<std::uint32_t>(above + (above >> 5)) >> 14 & ~3u;
@@ -114,15 +124,15 @@ __device__ inline void widen_words(four_words const& words, float (&x)[tile_elem
 
 /// Gives an element that a bin has counted an entry of its own. Of a bin's word the lower half counts its equals, the upper one
 /// the others; they are linked from its word in the other table on.
-/// @return the entry's offset
-__device__ __noinline__ inline std::uint32_t list_element(std::uint32_t magnitude, std::uint32_t offset, std::uint32_t* limits, std::uint32_t* magnitudes,
+/// @return the entry's number; one that there isn't is too many
+__device__ __noinline__ inline std::uint32_t list_element(std::uint32_t magnitude, std::uint32_t* limit, std::uint32_t* value, std::uint32_t* magnitudes,
                                                           std::uint32_t& listed) noexcept {
   std::uint32_t const slot = atomicAdd(&listed, 1u);
-  atomicAdd(&at_offset(limits, offset), 0xFFFFu);
-  if (slot >= most_listed) { return offset; }
+  atomicAdd(limit, 0xFFFFu);
+  if (slot >= most_listed) { return 0; }
   magnitudes[slot] = magnitude;
-  magnitudes[most_listed + slot] = atomicExch(&at_offset(limits + table_words, offset), slot + 1u);
-  return (bin_words + slot) * 4u;
+  magnitudes[most_listed + slot] = atomicExch(value, slot + 1u);
+  return slot;
 }
 
 /// What the kernel does for one row after the other. Threads have tiles of their own, from the copy to the result.
@@ -178,17 +188,28 @@ struct ranked_row {
 
   __device__ void clear_tables() const noexcept {
     auto* const all = reinterpret_cast<four_words*>(room.tables);
-    for (std::uint32_t i = threadIdx.x; i < N * 2 * table_words / 4; i += blockDim.x) { all[i] = four_words{}; }
+    for (std::uint32_t i = threadIdx.x; i < room.table_words / 2; i += blockDim.x) { all[i] = four_words{}; }
   }
 
-  /// Counts a row; its elements become signs and offsets of their entries.
+  /// Signs and offsets of a tile's elements.
+  __device__ static four_words codes_of(std::uint32_t const (&bits)[tile_elements], std::uint32_t const (&offset)[tile_elements]) noexcept {
+    four_words codes;
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      std::uint32_t const signs = __byte_perm(bits[2 * k], bits[2 * k + 1], 0x7632) & 0x80008000u;
+      codes.word[k] = (offset[2 * k + 1] * 65536u + offset[2 * k]) | signs;
+    }
+    return codes;
+  }
+
+  /// Counts a row; its elements become signs and offsets of their entries, but for tiles with some that have to be listed.
   __device__ void count(row_counters& of) const noexcept {
     std::int32_t start[N];
     bool far[N];
 #pragma unroll
     for (int m = 0; m < N; ++m) {
       std::int32_t const begin = first_bin(of.most[m]);
-      far[m] = static_cast<std::int32_t>(0xFFFFu - of.span[m]) <= begin;  // the least may be rounded up
+      far[m] = begin >= 0 && static_cast<std::int32_t>(0xFFFFu - of.span[m]) <= begin;  // the least may be rounded up
       start[m] = begin * 65536;
     }
     for (std::uint32_t t = threadIdx.x; t < tiles; t += blockDim.x) {
@@ -208,38 +229,58 @@ struct ranked_row {
           offset[j] = bin_offset(bits[j], start[m]);
           atomicAdd(&at_offset(room.limits(m), offset[j]), 1u);
         }
-        if ((some & 0xFFFFu) != 0 || far[m]) {
+        if (far[m]) {
 #pragma unroll
-          for (int j = 0; j < tile_elements; ++j) {
-            std::uint32_t const magnitude = bits[j] & 0x7FFFFFFFu;
-            bool const below = start[m] >= 0 && offset[j] == 0 && magnitude != 0;
-            if ((magnitude & 0xFFFFu) != 0 || below) { offset[j] = list_element(magnitude, offset[j], room.limits(m), room.magnitudes(m), of.listed[m]); }
-          }
+          for (int j = 0; j < tile_elements; ++j) { some |= offset[j] == 0 && (bits[j] & 0x7FFFFFFFu) != 0 ? 1u : 0u; }
         }
-        four_words codes;
-#pragma unroll
-        for (int k = 0; k < 4; ++k) {
-          std::uint32_t const signs = (bits[2 * k] >> 16 | (bits[2 * k + 1] & 0xFFFF0000u)) & 0x80008000u;
-          codes.word[k] = offset[2 * k] | offset[2 * k + 1] << 16 | signs;
+        if ((some & 0xFFFFu) == 0) {
+          *reinterpret_cast<four_words*>(room.tile(m + 1, t)) = codes_of(bits, offset);
+        } else {
+          std::uint32_t const note = atomicAdd(&of.tiles, 1u);
+          if (note < most_noted) { room.notes[note] = static_cast<std::uint16_t>(t * 4u + static_cast<std::uint32_t>(m)); }
         }
-        *reinterpret_cast<four_words*>(room.tile(m + 1, t)) = codes;
       }
     }
   }
 
-  /// Counts become the numbers of elements up to a bin's equals, above them, in the upper half, how many equals those are.
-  __device__ void add_up() const noexcept {
-    std::uint32_t const each = (N * rank_bins + blockDim.x - 1) / blockDim.x;
+  /// What `count` has noted.
+  __device__ void list(row_counters& of) const noexcept {
+    std::uint32_t const noted = of.tiles < most_noted ? of.tiles : 0u;
+    for (std::uint32_t i = threadIdx.x; i < noted; i += blockDim.x) {
+      auto const m = static_cast<int>(room.notes[i] % 4u);
+      std::uint32_t const t = room.notes[i] / 4u;
+      std::int32_t const start = first_bin(of.most[m]) * 65536;
+      float base[tile_elements];
+      float x[tile_elements];
+      widen_words(words(0, t), base);
+      widen_words(words(m + 1, t), x);
+      std::uint32_t bits[tile_elements];
+      std::uint32_t offset[tile_elements];
+#pragma unroll
+      for (int j = 0; j < tile_elements; ++j) {
+        bits[j] = __float_as_uint(x[j] - base[j]);
+        offset[j] = bin_offset(bits[j], start);
+        std::uint32_t const magnitude = bits[j] & 0x7FFFFFFFu;
+        bool const below = start >= 0 && offset[j] == 0 && magnitude != 0;
+        if ((magnitude & 0xFFFFu) != 0 || below) {
+          std::uint32_t* const limit = &at_offset(room.limits(m), offset[j]);
+          offset[j] = (room.listed_word(m) + list_element(magnitude, limit, limit + room.table_words, room.magnitudes(m), of.listed[m])) * 4u;
+        }
+      }
+      *reinterpret_cast<four_words*>(room.tile(m + 1, t)) = codes_of(bits, offset);
+    }
+  }
+
+  /// Counts become the numbers of elements up to a bin's equals, of all models; above them, in the upper half, how many equals those
+  /// are. Bins that have some are noted.
+  __device__ void add_up(row_counters& of) const noexcept {
+    std::uint32_t const each = (N * bin_words + blockDim.x - 1) / blockDim.x;
     std::uint32_t const begin = threadIdx.x * each;
-    std::uint32_t const end = begin + each < N * rank_bins ? begin + each : N * rank_bins;
-    auto const word = [this](std::uint32_t i) -> std::uint32_t& {
-      std::uint32_t const m = i / rank_bins;
-      return room.limits(static_cast<int>(m))[bin_word(i - m * rank_bins)];
-    };
-    std::uint32_t sum = 0;  // of all models: less than 65536 elements
+    std::uint32_t const end = begin + each < N * bin_words ? begin + each : N * bin_words;
+    std::uint32_t sum = 0;  // of all models: less than 65536 elements; above them, bins that have some
     for (std::uint32_t i = begin; i < end; ++i) {
-      std::uint32_t const here = word(i);
-      sum += (here & 0xFFFFu) + (here >> 16);
+      std::uint32_t const here = room.tables[i];
+      sum += (here & 0xFFFFu) + (here >> 16) + ((here & 0xFFFFu) != 0 ? 65536u : 0u);
     }
     std::uint32_t const lane = threadIdx.x % 32;
     std::uint32_t up_to = sum;
@@ -251,21 +292,24 @@ struct ranked_row {
     if (lane == 31) { room.of_warps[threadIdx.x / 32] = up_to; }
     __syncthreads();
     std::uint32_t before = up_to - sum + __reduce_add_sync(0xFFFFFFFFu, lane < threadIdx.x / 32 ? room.of_warps[lane] : 0u);
-    auto const cols = static_cast<std::uint32_t>(a.cols);
     for (std::uint32_t i = begin; i < end; ++i) {
-      std::uint32_t& there = word(i);
-      std::uint32_t const here = there;
+      std::uint32_t const here = room.tables[i];
       if (here == 0) { continue; }
       std::uint32_t const equals = here & 0xFFFFu;
-      there = (before + equals - i / rank_bins * cols) | equals << 16;
+      room.tables[i] = ((before & 0xFFFFu) + equals) | equals << 16;
+      if (equals != 0) {
+        if (before >> 16 < most_noted) { room.notes[before >> 16] = static_cast<std::uint16_t>(i); }
+        before += 65536u;
+      }
       before += equals + (here >> 16);
     }
+    if (threadIdx.x == blockDim.x - 1) { of.bins = before >> 16; }
   }
 
   __device__ void enter(int m, std::uint32_t* limit, std::uint32_t magnitude, std::uint32_t twice) const noexcept {
     float const kept = a.plans[m].survivor(__uint_as_float(magnitude), twice);
     *limit = (a.plans[m].threshold(twice) << 16) - 1u;
-    limit[table_words] = __float_as_uint(a.f.scales ? kept * a.f.factor[m] : kept);
+    limit[room.table_words] = __float_as_uint(a.f.scales ? kept * a.f.factor[m] : kept);
   }
 
   /// Entries of listed elements: above a bin's equals in the order of magnitudes.
@@ -277,25 +321,29 @@ struct ranked_row {
       if (slot >= of.listed[m]) { continue; }
       std::uint32_t const magnitude = room.magnitudes(m)[slot];
       std::uint32_t const offset = bin_offset(magnitude, first_bin(of.most[m]) * 65536);
-      std::uint32_t twice = 2 * (at_offset(room.limits(m), offset) & 0xFFFFu) - 1u;
+      std::uint32_t twice = 2 * ((at_offset(room.limits(m), offset) & 0xFFFFu) - static_cast<std::uint32_t>(m) * static_cast<std::uint32_t>(a.cols)) - 1u;
       for (std::uint32_t k = at_offset(room.values(m), offset); k != 0; k = room.nexts(m)[k - 1u]) {
         std::uint32_t const other = room.magnitudes(m)[k - 1u];
         twice += (other < magnitude ? 1u : 0u) + (other <= magnitude ? 1u : 0u);
       }
-      enter(m, room.limits(m) + bin_words + slot, magnitude, twice);
+      enter(m, room.limits(m) + room.listed_word(m) + slot, magnitude, twice);
     }
   }
 
   __device__ void enter_bins(row_counters const& of) const noexcept {
-    for (std::uint32_t i = threadIdx.x; i < N * rank_bins; i += blockDim.x) {
-      auto const m = static_cast<int>(i / rank_bins);
-      std::uint32_t const bin = i % rank_bins;
-      std::uint32_t* const limit = room.limits(m) + bin_word(bin);
+    bool const noted = of.bins <= most_noted;
+    std::uint32_t const count = noted ? of.bins : N * bin_words;
+    for (std::uint32_t k = threadIdx.x; k < count; k += blockDim.x) {
+      std::uint32_t const i = noted ? room.notes[k] : k;
+      auto const m = static_cast<int>(i / bin_words);
+      std::uint32_t const word = i % bin_words;
+      std::uint32_t const bin = word - word / 33u;
+      std::uint32_t* const limit = room.tables + i;
       std::uint32_t const equals = *limit >> 16;
       if (equals == 0) { continue; }
       std::int32_t const begin = first_bin(of.most[m]);
       std::uint32_t const upper = bin == 0 && begin >= 0 ? 0u : static_cast<std::uint32_t>(begin + static_cast<std::int32_t>(bin));
-      enter(m, limit, upper << 16, 2 * (*limit & 0xFFFFu) - equals - 1u);
+      enter(m, limit, upper << 16, 2 * ((*limit & 0xFFFFu) - static_cast<std::uint32_t>(m) * static_cast<std::uint32_t>(a.cols)) - equals - 1u);
     }
   }
 
@@ -350,6 +398,7 @@ BRAID_KERNEL void __launch_bounds__(1024, 1) ranked_merge_kernel(__grid_constant
   auto const clear = [](row_counters& of) {
 #pragma unroll
     for (int m = 0; m < 4; ++m) { of.most[m] = of.span[m] = of.listed[m] = 0; }
+    of.tiles = of.bins = 0;
   };
   for (std::uint32_t t = threadIdx.x; t < one.tiles; t += blockDim.x) { one.fetch(blockIdx.x, t); }
   ptx::close_copies();
@@ -367,8 +416,12 @@ BRAID_KERNEL void __launch_bounds__(1024, 1) ranked_merge_kernel(__grid_constant
     __syncthreads();
     one.count(of);
     __syncthreads();
+    if (of.tiles != 0) {
+      one.list(of);
+      __syncthreads();
+    }
     bool finite = true;
-    bool fits = true;
+    bool fits = of.tiles < most_noted;
     bool lists = false;
 #pragma unroll
     for (int m = 0; m < N; ++m) {
@@ -385,7 +438,7 @@ BRAID_KERNEL void __launch_bounds__(1024, 1) ranked_merge_kernel(__grid_constant
       ptx::close_copies();
       continue;
     }
-    one.add_up();
+    one.add_up(of);
     __syncthreads();
     if (lists) {
       one.enter_listed(of);

@@ -12,7 +12,7 @@ namespace detail {
 /// Columns of the longest row that a block sorts.
 inline constexpr index_t most_sorted_cols = rank_threads * 29;
 
-/// write(row, column, rank) for the rows of a block that `write` names. Enqueues.
+/// write(row, column, twice the rank) for the rows of a block that `write` names. Enqueues.
 /// @param blocks  of threads; they share the rows
 /// @param cols  at most `most_sorted_cols`
 template <class Writer>
@@ -93,7 +93,7 @@ class row_codes {
     auto const blocks = static_cast<unsigned>(a.rows * a.count);
     auto const run = [&]<int Warps, int Items>(std::integral_constant<int, Warps>, std::integral_constant<int, Items>) {
       auto const kernel = code_kernel<Warps, Items, Bf16, Plan>;
-      constexpr std::size_t shared = code_memory(Warps);
+      constexpr std::size_t shared = code_memory<Warps, Items>();
       check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)), "asking for shared memory");
       kernel<<<blocks, Warps * 32, shared, be.stream()>>>(a);
     };

@@ -164,6 +164,12 @@ inline unsigned __reduce_add_sync(unsigned, unsigned mine) {
     return sum;
   });
 }
+inline unsigned __byte_perm(unsigned low, unsigned high, unsigned chosen) {
+  std::uint64_t const both = low | static_cast<std::uint64_t>(high) << 32;
+  unsigned r = 0;
+  for (unsigned i = 0; i < 4; ++i) { r |= static_cast<unsigned>(both >> (chosen >> 4 * i & 7u) * 8 & 255u) << 8 * i; }
+  return r;
+}
 inline int __popc(unsigned x) { return std::popcount(x); }
 inline int __ffs(int x) { return __builtin_ffs(x); }
 inline unsigned __brev(unsigned x) {
