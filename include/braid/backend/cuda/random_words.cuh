@@ -72,13 +72,13 @@ __device__ inline void random_words_together(random_keys const& keys, std::uint6
     std::uint32_t word[4];
   };
   std::uint32_t const number = lane % 16 / 2;
-  std::uint32_t const shift = number % 2 == 0 ? 16u : 0u;
+  std::uint32_t const factor = number % 2 == 0 ? 65536u : 1u;  // the units that shift have more to do than those that multiply
   auto const* const from = reinterpret_cast<four const*>(group + number / 2 * 16 + lane % 2 * 8);
 #pragma unroll
   for (int k = 0; k < 2; ++k) {
     four const words = from[k];
 #pragma unroll
-    for (int j = 0; j < 4; ++j) { word[4 * k + j] = words.word[j] << shift; }
+    for (int j = 0; j < 4; ++j) { word[4 * k + j] = words.word[j] * factor; }
   }
 }
 

@@ -18,8 +18,7 @@ namespace detail {
 inline constexpr std::uint32_t rank_bins = 1280;                  // of 128 an octave
 inline constexpr std::uint32_t bin_words = rank_bins / 32 * 33;   // a word is left out after 32: small multiples of powers of two are many,
                                                                   // and would meet in one bank of shared memory
-inline constexpr std::uint32_t most_listed = 376;                 // of a row and model
-inline constexpr std::uint32_t entry_words = bin_words + most_listed;
+inline constexpr std::uint32_t most_listed = 376;                 // a model, of a row
 inline constexpr std::uint32_t most_noted = 3072;                 // of a row: tiles with such elements; bins that aren't empty
 
 template <int N, class Plan, class F>
@@ -41,29 +40,30 @@ struct ranked_arguments {
 struct row_counters {
   std::uint32_t most[4];    // upper half of the largest magnitude
   std::uint32_t span[4];    // 65535 less the least one that isn't zero, less one
-  std::uint32_t listed[4];
-  std::uint32_t tiles;      // that have such
-  std::uint32_t bins;       // that aren't empty
-  std::uint32_t unused[2];
+  std::uint32_t tiles;      // with elements that are listed
+  std::uint32_t further;    // such elements of a tile beside its first
+  std::uint32_t bins;       // that have elements which aren't listed
+  std::uint32_t unused;
 };
 
 /// Where things lie in a block's shared memory.
 template <int N>
 struct ranked_room {
-  static constexpr std::uint32_t table_words = N * entry_words;
+  static constexpr std::uint32_t list_words = N * most_listed;
+  static constexpr std::uint32_t table_words = N * bin_words + list_words;
   std::uint32_t* tables;     // [2, table_words]: what a random word may be at most; what is kept becomes. First models' bins, then listed elements
   row_counters* counters;    // two
   std::uint32_t* of_warps;
   std::uint16_t* notes;      // [most_noted]: tile and model, or a bin's word
   random_room* random;       // of warps
-  std::uint32_t* listed;     // [model, 2, most_listed], in the same place: magnitudes; the next of the bin, plus one
+  std::uint32_t* listed;     // [2, list_words], in the same place: magnitudes; the next of the bin, plus one, and above it the model
   std::uint32_t stride;      // tiles of a row
   std::byte* rows;           // [base and models, stride] tiles of 16 bytes; models' become offsets in their tables
 
   BRAID_HD static constexpr std::uint32_t stride_of(std::uint32_t cols) noexcept { return (cols / tile_elements + 31u) / 32u * 32u; }
   BRAID_HD static constexpr std::size_t shared_bytes(unsigned threads) noexcept {
     std::size_t const words = threads / 32 * sizeof(random_room);
-    std::size_t const lists = std::size_t{N} * 2 * most_listed * 4;
+    std::size_t const lists = list_words * std::size_t{8};
     return words > lists ? words : lists;
   }
   static constexpr std::size_t bytes(index_t cols, unsigned threads) noexcept {
@@ -82,12 +82,8 @@ struct ranked_room {
   }
   __device__ std::uint32_t* limits(int model) const noexcept { return tables + model * static_cast<int>(bin_words); }
   __device__ std::uint32_t* values(int model) const noexcept { return limits(model) + table_words; }
-  /// The first listed element's word behind those of a model's bins.
-  __device__ static constexpr std::uint32_t listed_word(int model) noexcept {
-    return N * bin_words - static_cast<std::uint32_t>(model) * (bin_words - most_listed);
-  }
-  __device__ std::uint32_t* magnitudes(int model) const noexcept { return listed + model * 2 * static_cast<int>(most_listed); }
-  __device__ std::uint32_t* nexts(int model) const noexcept { return magnitudes(model) + most_listed; }
+  /// The first listed element's word, from a model's first bin on.
+  __device__ static constexpr std::uint32_t list_begin(int model) noexcept { return (N - static_cast<std::uint32_t>(model)) * bin_words; }
   __device__ std::uint32_t* tile(int input, std::uint32_t t) const noexcept {
     return reinterpret_cast<std::uint32_t*>(rows + (static_cast<std::uint32_t>(input) * stride + t) * 16u);
   }
@@ -120,19 +116,6 @@ __device__ inline void widen_words(four_words const& words, float (&x)[tile_elem
     x[2 * k] = __uint_as_float(words.word[k] << 16);
     x[2 * k + 1] = __uint_as_float(words.word[k] & 0xFFFF0000u);
   }
-}
-
-/// Gives an element that a bin has counted an entry of its own. Of a bin's word the lower half counts its equals, the upper one
-/// the others; they are linked from its word in the other table on.
-/// @return the entry's number; one that there isn't is too many
-__device__ __noinline__ inline std::uint32_t list_element(std::uint32_t magnitude, std::uint32_t* limit, std::uint32_t* value, std::uint32_t* magnitudes,
-                                                          std::uint32_t& listed) noexcept {
-  std::uint32_t const slot = atomicAdd(&listed, 1u);
-  atomicAdd(limit, 0xFFFFu);
-  if (slot >= most_listed) { return 0; }
-  magnitudes[slot] = magnitude;
-  magnitudes[most_listed + slot] = atomicExch(value, slot + 1u);
-  return slot;
 }
 
 /// What the kernel does for one row after the other. Threads have tiles of their own, from the copy to the result.
@@ -186,9 +169,12 @@ struct ranked_row {
     }
   }
 
-  __device__ void clear_tables() const noexcept {
-    auto* const all = reinterpret_cast<four_words*>(room.tables);
-    for (std::uint32_t i = threadIdx.x; i < room.table_words / 2; i += blockDim.x) { all[i] = four_words{}; }
+  __device__ void clear_bins() const noexcept {
+    static_assert(bin_words % 4 == 0);
+    for (std::uint32_t i = threadIdx.x; i < N * bin_words / 4; i += blockDim.x) {
+      reinterpret_cast<four_words*>(room.tables)[i] = four_words{};
+      reinterpret_cast<four_words*>(room.tables + room.table_words)[i] = four_words{};
+    }
   }
 
   /// Signs and offsets of a tile's elements.
@@ -237,15 +223,24 @@ struct ranked_row {
           *reinterpret_cast<four_words*>(room.tile(m + 1, t)) = codes_of(bits, offset);
         } else {
           std::uint32_t const note = atomicAdd(&of.tiles, 1u);
-          if (note < most_noted) { room.notes[note] = static_cast<std::uint16_t>(t * 4u + static_cast<std::uint32_t>(m)); }
+          if (note < room.list_words) { room.notes[note] = static_cast<std::uint16_t>(t * 4u + static_cast<std::uint32_t>(m)); }
         }
       }
     }
   }
 
-  /// What `count` has noted.
+  /// Gives an element that a bin has counted entry number `slot`. Of a bin's word the lower half counts its equals, the upper one the
+  /// others; they are linked from its word in the other table on.
+  __device__ void link(int m, std::uint32_t magnitude, std::uint32_t offset, std::uint32_t slot) const noexcept {
+    std::uint32_t* const limit = &at_offset(room.limits(m), offset);
+    atomicAdd(limit, 0xFFFFu);
+    room.listed[slot] = magnitude;
+    room.listed[room.list_words + slot] = atomicExch(limit + room.table_words, slot + 1u) | static_cast<std::uint32_t>(m) << 16;
+  }
+
+  /// Lists elements of the tiles that `count` has noted: a tile's first in the entry of the tile's own number.
   __device__ void list(row_counters& of) const noexcept {
-    std::uint32_t const noted = of.tiles < most_noted ? of.tiles : 0u;
+    std::uint32_t const noted = of.tiles <= room.list_words ? of.tiles : 0u;
     for (std::uint32_t i = threadIdx.x; i < noted; i += blockDim.x) {
       auto const m = static_cast<int>(room.notes[i] % 4u);
       std::uint32_t const t = room.notes[i] / 4u;
@@ -256,17 +251,29 @@ struct ranked_row {
       widen_words(words(m + 1, t), x);
       std::uint32_t bits[tile_elements];
       std::uint32_t offset[tile_elements];
+      bool found = false;
+      std::uint32_t first = 0;
+      std::uint32_t first_offset = 0;
 #pragma unroll
       for (int j = 0; j < tile_elements; ++j) {
         bits[j] = __float_as_uint(x[j] - base[j]);
         offset[j] = bin_offset(bits[j], start);
         std::uint32_t const magnitude = bits[j] & 0x7FFFFFFFu;
         bool const below = start >= 0 && offset[j] == 0 && magnitude != 0;
-        if ((magnitude & 0xFFFFu) != 0 || below) {
-          std::uint32_t* const limit = &at_offset(room.limits(m), offset[j]);
-          offset[j] = (room.listed_word(m) + list_element(magnitude, limit, limit + room.table_words, room.magnitudes(m), of.listed[m])) * 4u;
+        if ((magnitude & 0xFFFFu) == 0 && !below) { continue; }
+        std::uint32_t slot = i;
+        if (found) {
+          slot = noted + atomicAdd(&of.further, 1u);
+          if (slot >= room.list_words) { continue; }
+          link(m, magnitude, offset[j], slot);
+        } else {
+          found = true;
+          first = magnitude;
+          first_offset = offset[j];
         }
+        offset[j] = (room.list_begin(m) + slot) * 4u;
       }
+      link(m, first, first_offset, i);
       *reinterpret_cast<four_words*>(room.tile(m + 1, t)) = codes_of(bits, offset);
     }
   }
@@ -274,76 +281,84 @@ struct ranked_row {
   /// Counts become the numbers of elements up to a bin's equals, of all models; above them, in the upper half, how many equals those
   /// are. Bins that have some are noted.
   __device__ void add_up(row_counters& of) const noexcept {
-    std::uint32_t const each = (N * bin_words + blockDim.x - 1) / blockDim.x;
-    std::uint32_t const begin = threadIdx.x * each;
-    std::uint32_t const end = begin + each < N * bin_words ? begin + each : N * bin_words;
-    std::uint32_t sum = 0;  // of all models: less than 65536 elements; above them, bins that have some
-    for (std::uint32_t i = begin; i < end; ++i) {
-      std::uint32_t const here = room.tables[i];
-      sum += (here & 0xFFFFu) + (here >> 16) + ((here & 0xFFFFu) != 0 ? 65536u : 0u);
-    }
+    constexpr std::uint32_t words = N * bin_words;
     std::uint32_t const lane = threadIdx.x % 32;
-    std::uint32_t up_to = sum;
-#pragma unroll
-    for (unsigned step = 1; step < 32; step *= 2) {
-      std::uint32_t const lower = __shfl_up_sync(0xFFFFFFFFu, up_to, step);
-      if (lane >= step) { up_to += lower; }
-    }
-    if (lane == 31) { room.of_warps[threadIdx.x / 32] = up_to; }
+    std::uint32_t const warp = threadIdx.x / 32;
+    std::uint32_t const each = (words / 32 + blockDim.x / 32) / (blockDim.x / 32) * 32;  // of a warp
+    std::uint32_t const begin = warp * each;
+    std::uint32_t const end = begin + each < words ? begin + each : words;
+    // Elements of all models, less than 65536; above them, bins that have some.
+    auto const value = [](std::uint32_t word) { return (word & 0xFFFFu) + (word >> 16) + ((word & 0xFFFFu) != 0 ? 65536u : 0u); };
+    std::uint32_t sum = 0;
+    for (std::uint32_t i = begin + lane; i < end; i += 32) { sum += value(room.tables[i]); }
+    sum = __reduce_add_sync(0xFFFFFFFFu, sum);
+    if (lane == 0) { room.of_warps[warp] = sum; }
     __syncthreads();
-    std::uint32_t before = up_to - sum + __reduce_add_sync(0xFFFFFFFFu, lane < threadIdx.x / 32 ? room.of_warps[lane] : 0u);
-    for (std::uint32_t i = begin; i < end; ++i) {
-      std::uint32_t const here = room.tables[i];
-      if (here == 0) { continue; }
-      std::uint32_t const equals = here & 0xFFFFu;
-      room.tables[i] = ((before & 0xFFFFu) + equals) | equals << 16;
-      if (equals != 0) {
-        if (before >> 16 < most_noted) { room.notes[before >> 16] = static_cast<std::uint16_t>(i); }
-        before += 65536u;
+    std::uint32_t before = __reduce_add_sync(0xFFFFFFFFu, lane < warp ? room.of_warps[lane] : 0u);
+    if (warp == blockDim.x / 32 - 1u && lane == 0) { of.bins = (before + sum) >> 16; }
+    for (std::uint32_t i = begin; i < end; i += 32) {
+      std::uint32_t const here = i + lane < end ? room.tables[i + lane] : 0u;
+      if (__any_sync(0xFFFFFFFFu, here != 0) == 0) { continue; }
+      std::uint32_t const mine = value(here);
+      std::uint32_t up_to = mine;
+#pragma unroll
+      for (unsigned step = 1; step < 32; step *= 2) {
+        std::uint32_t const lower = __shfl_up_sync(0xFFFFFFFFu, up_to, step);
+        if (lane >= step) { up_to += lower; }
       }
-      before += equals + (here >> 16);
+      std::uint32_t const until = before + up_to - mine;
+      if (here != 0) {
+        std::uint32_t const equals = here & 0xFFFFu;
+        room.tables[i + lane] = ((until & 0xFFFFu) + equals) | equals << 16;
+        if (equals != 0 && until >> 16 < most_noted) { room.notes[until >> 16] = static_cast<std::uint16_t>(i + lane); }
+      }
+      before += __shfl_sync(0xFFFFFFFFu, up_to, 31);
     }
-    if (threadIdx.x == blockDim.x - 1) { of.bins = before >> 16; }
   }
 
-  __device__ void enter(int m, std::uint32_t* limit, std::uint32_t magnitude, std::uint32_t twice) const noexcept {
-    float const kept = a.plans[m].survivor(__uint_as_float(magnitude), twice);
-    *limit = (a.plans[m].threshold(twice) << 16) - 1u;
-    limit[room.table_words] = __float_as_uint(a.f.scales ? kept * a.f.factor[m] : kept);
-  }
-
-  /// Entries of listed elements: above a bin's equals in the order of magnitudes.
-  __device__ void enter_listed(row_counters const& of) const noexcept {
-    std::uint32_t const warps = blockDim.x / 32;
-    for (std::uint32_t w = threadIdx.x / 32; w < N * ((most_listed + 31) / 32); w += warps) {
-      auto const m = static_cast<int>(w % N);
-      std::uint32_t const slot = w / N * 32 + threadIdx.x % 32;
-      if (slot >= of.listed[m]) { continue; }
-      std::uint32_t const magnitude = room.magnitudes(m)[slot];
-      std::uint32_t const offset = bin_offset(magnitude, first_bin(of.most[m]) * 65536);
-      std::uint32_t twice = 2 * ((at_offset(room.limits(m), offset) & 0xFFFFu) - static_cast<std::uint32_t>(m) * static_cast<std::uint32_t>(a.cols)) - 1u;
-      for (std::uint32_t k = at_offset(room.values(m), offset); k != 0; k = room.nexts(m)[k - 1u]) {
-        std::uint32_t const other = room.magnitudes(m)[k - 1u];
+  /// Twice the ranks of listed elements, above a bin's equals in the order of magnitudes, and these, in place of their entries.
+  __device__ void rank_listed(row_counters const& of) const noexcept {
+    for (std::uint32_t slot = threadIdx.x; slot < of.tiles + of.further; slot += blockDim.x) {
+      auto const m = static_cast<int>(room.listed[room.list_words + slot] >> 16);
+      std::uint32_t const magnitude = room.listed[slot];
+      std::uint32_t const* const limit = &at_offset(room.limits(m), bin_offset(magnitude, first_bin(of.most[m]) * 65536));
+      std::uint32_t twice = 2 * (*limit & 0xFFFFu) - 1u;
+      for (std::uint32_t k = limit[room.table_words]; k != 0; k = room.listed[room.list_words + k - 1u] & 0xFFFFu) {
+        std::uint32_t const other = room.listed[k - 1u];
         twice += (other < magnitude ? 1u : 0u) + (other <= magnitude ? 1u : 0u);
       }
-      enter(m, room.limits(m) + room.listed_word(m) + slot, magnitude, twice);
+      room.tables[N * bin_words + slot] = twice;
+      room.tables[room.table_words + N * bin_words + slot] = magnitude;
     }
   }
 
-  __device__ void enter_bins(row_counters const& of) const noexcept {
+  /// Ranks become entries.
+  __device__ void enter(row_counters const& of) const noexcept {
     bool const noted = of.bins <= most_noted;
-    std::uint32_t const count = noted ? of.bins : N * bin_words;
+    std::uint32_t const bins = noted ? of.bins : N * bin_words;
+    std::uint32_t const count = bins + of.tiles + of.further;
+    auto const cols = static_cast<std::uint32_t>(a.cols);
     for (std::uint32_t k = threadIdx.x; k < count; k += blockDim.x) {
-      std::uint32_t const i = noted ? room.notes[k] : k;
-      auto const m = static_cast<int>(i / bin_words);
-      std::uint32_t const word = i % bin_words;
-      std::uint32_t const bin = word - word / 33u;
+      std::uint32_t const i = k >= bins ? N * bin_words + k - bins : noted ? room.notes[k] : k;
       std::uint32_t* const limit = room.tables + i;
-      std::uint32_t const equals = *limit >> 16;
-      if (equals == 0) { continue; }
-      std::int32_t const begin = first_bin(of.most[m]);
-      std::uint32_t const upper = bin == 0 && begin >= 0 ? 0u : static_cast<std::uint32_t>(begin + static_cast<std::int32_t>(bin));
-      enter(m, limit, upper << 16, 2 * ((*limit & 0xFFFFu) - static_cast<std::uint32_t>(m) * static_cast<std::uint32_t>(a.cols)) - equals - 1u);
+      std::uint32_t m = i / bin_words;
+      std::uint32_t twice = *limit;
+      std::uint32_t magnitude = 0;
+      if (k < bins) {
+        std::uint32_t const equals = twice >> 16;
+        if (equals == 0) { continue; }
+        twice = 2 * (twice & 0xFFFFu) - equals - 1u;
+        std::uint32_t const word = i - m * bin_words;
+        std::int32_t const begin = first_bin(of.most[m]);
+        if (word != 0 || begin < 0) { magnitude = static_cast<std::uint32_t>(begin + static_cast<std::int32_t>(word - word / 33u)) << 16; }
+      } else {
+        m = room.listed[room.list_words + k - bins] >> 16;
+        magnitude = limit[room.table_words];
+      }
+      twice -= 2 * m * cols;
+      float const kept = a.plans[m].survivor(__uint_as_float(magnitude), twice);
+      *limit = (a.plans[m].threshold(twice) << 16) - 1u;
+      limit[room.table_words] = __float_as_uint(a.f.scales ? kept * a.f.factor[m] : kept);
     }
   }
 
@@ -365,8 +380,9 @@ struct ranked_row {
           std::uint32_t const code = j % 2 == 0 ? codes.word[j / 2] & 0x7FFFu : codes.word[j / 2] >> 16 & 0x7FFFu;
           std::uint32_t const sign = (j % 2 == 0 ? codes.word[j / 2] << 16 : codes.word[j / 2]) & 0x80000000u;
           std::uint32_t const limit = at_offset(room.limits(m), code);
-          std::uint32_t const kept = at_offset(room.values(m), code) | sign;
-          x[m][j] = __uint_as_float(word[j] <= limit ? kept : 0u);
+          std::uint32_t kept = 0;
+          if (word[j] <= limit) { kept = at_offset(room.values(m), code) | sign; }
+          x[m][j] = __uint_as_float(kept);
         }
       }
       if (!inside) { continue; }
@@ -397,8 +413,8 @@ BRAID_KERNEL void __launch_bounds__(1024, 1) ranked_merge_kernel(__grid_constant
   ranked_row<N, Plan, F> const one(a, memory);
   auto const clear = [](row_counters& of) {
 #pragma unroll
-    for (int m = 0; m < 4; ++m) { of.most[m] = of.span[m] = of.listed[m] = 0; }
-    of.tiles = of.bins = 0;
+    for (int m = 0; m < 4; ++m) { of.most[m] = of.span[m] = 0; }
+    of.tiles = of.further = of.bins = 0;
   };
   for (std::uint32_t t = threadIdx.x; t < one.tiles; t += blockDim.x) { one.fetch(blockIdx.x, t); }
   ptx::close_copies();
@@ -411,7 +427,7 @@ BRAID_KERNEL void __launch_bounds__(1024, 1) ranked_merge_kernel(__grid_constant
     ptx::wait_for_all_but<0>();
     one.measure(of);
     __syncthreads();  // the tables of the row before have been read
-    one.clear_tables();
+    one.clear_bins();
     if (threadIdx.x == 0) { clear(one.room.counters[turn ^ 1u]); }
     __syncthreads();
     one.count(of);
@@ -421,14 +437,9 @@ BRAID_KERNEL void __launch_bounds__(1024, 1) ranked_merge_kernel(__grid_constant
       __syncthreads();
     }
     bool finite = true;
-    bool fits = of.tiles < most_noted;
-    bool lists = false;
 #pragma unroll
-    for (int m = 0; m < N; ++m) {
-      finite = finite && of.most[m] < 0x7F80u;
-      fits = fits && of.listed[m] <= most_listed;
-      lists = lists || of.listed[m] != 0;
-    }
+    for (int m = 0; m < N; ++m) { finite = finite && of.most[m] < 0x7F80u; }
+    bool const fits = of.tiles + of.further <= one.room.list_words;
     if (!finite || !fits) {  // for all threads
       if (threadIdx.x == 0) {
         if (!finite && a.first_bad != nullptr) { atomicMin(a.first_bad, static_cast<unsigned long long>(a.first + row)); }
@@ -440,11 +451,11 @@ BRAID_KERNEL void __launch_bounds__(1024, 1) ranked_merge_kernel(__grid_constant
     }
     one.add_up(of);
     __syncthreads();
-    if (lists) {
-      one.enter_listed(of);
+    if (of.tiles != 0) {
+      one.rank_listed(of);
       __syncthreads();
     }
-    one.enter_bins(of);
+    one.enter(of);
     __syncthreads();
     one.merge(row, next);
   }
