@@ -31,26 +31,26 @@ ranked_result ranked(placed_family const& p, std::vector<braid::prune::magprune>
   std::byte* const out = memory.data() + (16 - reinterpret_cast<std::uintptr_t>(memory.data()) % 16) % 16;
   std::vector<std::uint32_t> left(static_cast<std::size_t>(p.block.rows) + 1, 0);
   ranked_result r{{}, 0, ~0ull};
-  detail::ranked_arguments<N, plan_type, function> a{};
+  detail::ranked_arguments<N, plan_type, detail::ranked_join<function>> a{};
   a.base = detail::device_input(p.block.base);
   for (int m = 0; m < N; ++m) {
     auto const i = static_cast<std::size_t>(m);
     a.models[m] = detail::device_input(p.block.experts[i]);
     a.plans[m] = prune[i].plan({braid::stream_hash(p.request.tensor, p.request.models[i]), p.block.rows, cols}, {nullptr, cols});
-    a.f.weight[m] = weight[i];
-    a.f.factor[m] = factor[i];
-    a.f.scales = a.f.scales || factor[i] != 1.0f;
+    a.out.f.weight[m] = weight[i];
+    a.out.f.factor[m] = factor[i];
+    a.out.f.scales = a.out.f.scales || factor[i] != 1.0f;
   }
-  a.f.lambda = 1.0f;
-  a.f.normalize = normalize;
+  a.out.f.lambda = 1.0f;
+  a.out.f.normalize = normalize;
   a.keys = detail::random_keys(prune[0].seed);
   a.rows = p.block.rows;
   a.cols = cols;
-  a.out = out;
+  a.out.to = out;
   a.first_bad = &r.bad;
   a.left = left.data();
   emulated::run(blocks, 1, threads, detail::ranked_room<N>::bytes(cols, static_cast<unsigned>(threads)), 16,
-                [&a] { detail::ranked_merge_kernel<N, plan_type, function>(a); });
+                [&a] { detail::ranked_kernel<N, plan_type, detail::ranked_join<function>>(a); });
   r.left = left[0];
   if (left[0] != 0) {
     std::vector<std::uint32_t> ranks(static_cast<std::size_t>(2 * N * cols));
@@ -126,6 +126,50 @@ TEST_CASE("factors are applied behind pruning, without division where nothing is
     }
   }
   CHECK(wrong == 0);
+}
+
+TEST_CASE("what is decided of elements is what the CPU's ranks and random numbers decide", "[emulated]") {
+  random_source random(484);
+  for (index_t const cols : {128, 640}) {
+    family const f = family_of(random, cols == 128 ? half_still : as_tuned, 2, cols, 2);
+    placed_family const p(f, true, 0);
+    braid::prune::magprune const prune{.density = 0.5, .epsilon = 0.4, .seed = random.bits()};
+    std::vector<std::uint16_t> codes(static_cast<std::size_t>(2 * 2 * cols) + 8);
+    std::uint16_t* const to = codes.data() + (16 - reinterpret_cast<std::uintptr_t>(codes.data()) % 16) % 16 / 2;
+    std::uint32_t left[5] = {};
+    detail::ranked_arguments<2, plan_type, detail::ranked_codes<2>> a{};
+    a.base = detail::device_input(p.block.base);
+    for (int m = 0; m < 2; ++m) {
+      a.models[m] = detail::device_input(p.block.experts[static_cast<std::size_t>(m)]);
+      a.plans[m] = prune.plan({random.bits(), 2, cols}, {nullptr, cols});
+      a.out.to[m] = to + m * 2 * cols;
+      a.out.offset[m] = detail::code_offset(a.plans[m], cols).value();
+    }
+    a.keys = detail::random_keys(prune.seed);
+    a.rows = 2;
+    a.cols = cols;
+    a.left = left;
+    emulated::run(1, 1, 64, detail::ranked_room<2>::bytes(cols, 64), 16, [&a] { detail::ranked_kernel<2, plan_type, detail::ranked_codes<2>>(a); });
+    CHECK(left[0] == 0);
+    index_t differ = 0;
+    for (int m = 0; m < 2; ++m) {
+      detail::coded_plan<plan_type> const coded{a.out.to[m], 0, cols, a.out.offset[m], true};
+      for (index_t r = 0; r < 2; ++r) {
+        std::vector<float> delta;
+        for (index_t c = 0; c < cols; ++c) { delta.push_back(f.experts[static_cast<std::size_t>(m)].weight.at(r, c) - f.base.at(r, c)); }
+        std::vector<std::uint32_t> twice(delta.size());
+        detail::row_workspace work;
+        detail::row_ranks(delta.data(), cols, work, twice.data());
+        plan_type plan = a.plans[m];
+        plan.ranks.twice = twice.data();
+        for (index_t c = 0; c < cols; ++c) {
+          float const x = delta[static_cast<std::size_t>(c)];
+          differ += x != 0.0f && bits_of(coded(x, r, c)) != bits_of(plan(x, r, c)) ? 1 : 0;
+        }
+      }
+    }
+    CHECK(differ == 0);
+  }
 }
 
 TEST_CASE("rows with NaN or infinity are noted, and left", "[emulated]") {

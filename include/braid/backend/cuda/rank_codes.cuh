@@ -139,7 +139,7 @@ struct code_writer {
 };
 
 /// A block takes a row of a model, a warp up to 32 * Items columns of it, one a thread at a time. Zeros are dropped.
-template <int Warps, int Items, bool Bf16, class Plan>
+template <int Warps, int Items, class Plan>
 BRAID_KERNEL void __launch_bounds__(Warps * 32, Warps == 16 ? 2 : 4) code_kernel(__grid_constant__ code_arguments<Plan> const a) {
   static_assert(Items % 4 == 0 && Warps * 32 * Items <= 65534 && code_bins % (Warps * 32) == 0);
   constexpr std::uint32_t threads = Warps * 32;
@@ -165,13 +165,8 @@ BRAID_KERNEL void __launch_bounds__(Warps * 32, Warps == 16 ? 2 : 4) code_kernel
   auto const cols = static_cast<std::uint32_t>(a.cols);
   auto const magnitude = [&](std::uint32_t col) {
     index_t const c = col;
-    if constexpr (Bf16) {
-      auto const bits = [c](std::byte const* p) { return __uint_as_float(static_cast<std::uint32_t>(reinterpret_cast<std::uint16_t const*>(p)[c]) << 16); };
-      return __float_as_uint(bits(from) - bits(from_base)) & 0x7FFFFFFFu;
-    } else {
-      float const x = widen_element(from + c * bytes_of(input.type), input.type);
-      return __float_as_uint(x - widen_element(from_base + c * bytes_of(a.base.type), a.base.type)) & 0x7FFFFFFFu;
-    }
+    float const x = widen_element(from + c * bytes_of(input.type), input.type);
+    return __float_as_uint(x - widen_element(from_base + c * bytes_of(a.base.type), a.base.type)) & 0x7FFFFFFFu;
   };
   // Whole groups of random numbers to each warp.
   std::uint32_t const chunk = (cols + Warps * 128 - 1) / (Warps * 128) * 128;

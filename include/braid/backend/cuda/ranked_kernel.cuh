@@ -1,6 +1,6 @@
 #pragma once
 
-/// Random pruning by rank in a row, and the merge, in one pass: a block takes a row of the base and its models into shared memory.
+/// Random pruning by rank in a row in one pass, and the merge: a block takes a row of the base and its models into shared memory.
 ///
 /// Magnitudes of a model's deltas fall in bins by the upper half of their float32, which for differences of bfloat16 numbers is
 /// nearly always all of it: a bin's elements are equal, share a rank, a threshold and a quotient. So a row is counted, the bins'
@@ -21,7 +21,22 @@ inline constexpr std::uint32_t bin_words = rank_bins / 32 * 33;   // a word is l
 inline constexpr std::uint32_t most_listed = 376;                 // a model, of a row
 inline constexpr std::uint32_t most_noted = 3072;                 // of a row: tiles with such elements; bins that aren't empty
 
-template <int N, class Plan, class F>
+/// What becomes of pruned rows: they are merged by a join_function,
+template <class F>
+struct ranked_join {
+  static constexpr bool merges = true;
+  std::byte* to;  // [rows, cols] of bfloat16, packed
+  F f;            // of whose pruning nothing is asked
+};
+/// or what pruning decides of them is written, as a `coded_plan` reads it.
+template <int N>
+struct ranked_codes {
+  static constexpr bool merges = false;
+  std::uint16_t* to[N];  // [rows, cols]
+  std::uint32_t offset[N];
+};
+
+template <int N, class Plan, class Out>
 struct ranked_arguments {
   device_input base;
   device_input models[N];
@@ -30,10 +45,9 @@ struct ranked_arguments {
   index_t rows;
   index_t cols;           // a multiple of random_group
   index_t first;          // channel of the first row
-  std::byte* out;         // [rows, cols], packed
   unsigned long long* first_bad;  // null, or the lowest channel with NaN or infinity
-  std::uint32_t* left;    // how many rows the kernel leaves, and which
-  F f;                    // a join_function, for what is pruned
+  std::uint32_t* left;    // how many rows the kernel leaves, and which; for codes each model's: row * N + model
+  Out out;
 };
 
 /// What a block counts of a row, for each model; of two rows in turn.
@@ -119,13 +133,13 @@ __device__ inline void widen_words(four_words const& words, float (&x)[tile_elem
 }
 
 /// What the kernel does for one row after the other. Threads have tiles of their own, from the copy to the result.
-template <int N, class Plan, class F>
+template <int N, class Plan, class Out>
 struct ranked_row {
-  ranked_arguments<N, Plan, F> const& a;
+  ranked_arguments<N, Plan, Out> const& a;
   ranked_room<N> const room;
   std::uint32_t const tiles;
 
-  __device__ ranked_row(ranked_arguments<N, Plan, F> const& arguments, std::byte* memory) noexcept
+  __device__ ranked_row(ranked_arguments<N, Plan, Out> const& arguments, std::byte* memory) noexcept
       : a(arguments), room(memory, static_cast<std::uint32_t>(arguments.cols)), tiles(static_cast<std::uint32_t>(arguments.cols) / tile_elements) {}
 
   __device__ four_words words(int input, std::uint32_t t) const noexcept { return *reinterpret_cast<four_words const*>(room.tile(input, t)); }
@@ -356,10 +370,16 @@ struct ranked_row {
         magnitude = limit[room.table_words];
       }
       twice -= 2 * m * cols;
-      float const kept = a.plans[m].survivor(__uint_as_float(magnitude), twice);
       *limit = (a.plans[m].threshold(twice) << 16) - 1u;
-      limit[room.table_words] = __float_as_uint(a.f.scales ? kept * a.f.factor[m] : kept);
+      if constexpr (Out::merges) {
+        float const kept = a.plans[m].survivor(__uint_as_float(magnitude), twice);
+        limit[room.table_words] = __float_as_uint(a.out.f.scales ? kept * a.out.f.factor[m] : kept);
+      }
     }
+  }
+
+  __device__ std::uint64_t element_of(index_t row, std::uint32_t t) const noexcept {
+    return static_cast<std::uint64_t>((a.first + row) * a.cols) + t * tile_elements;
   }
 
   /// Looks elements up, merges them, writes them; fetches row `next`, if there is one.
@@ -367,13 +387,11 @@ struct ranked_row {
     random_room& random = room.random[threadIdx.x / 32];
     for (std::uint32_t t = threadIdx.x; t < room.stride; t += blockDim.x) {
       bool const inside = t < tiles;
-      index_t const channel = a.first + row;
-      auto const element = static_cast<std::uint64_t>(channel * a.cols) + t * tile_elements;
       float x[N][tile_elements];
 #pragma unroll
       for (int m = 0; m < N; ++m) {
         std::uint32_t word[tile_elements];
-        random_words_together(a.keys, a.plans[m].stream, element, random, word);
+        random_words_together(a.keys, a.plans[m].stream, element_of(row, t), random, word);
         four_words const codes = inside ? words(m + 1, t) : four_words{};
 #pragma unroll
         for (int j = 0; j < tile_elements; ++j) {
@@ -394,23 +412,51 @@ struct ranked_row {
         float one[N];
 #pragma unroll
         for (int m = 0; m < N; ++m) { one[m] = x[m][j]; }
-        result[j] = a.f(base[j], static_cast<float const*>(one), N, channel, static_cast<index_t>(t * tile_elements + static_cast<std::uint32_t>(j)));
+        result[j] = a.out.f(base[j], static_cast<float const*>(one), N, a.first + row, static_cast<index_t>(t * tile_elements + static_cast<std::uint32_t>(j)));
       }
       if (next < a.rows) { fetch(next, t); }
-      std::uint32_t out[4];
+      std::uint32_t to[4];
 #pragma unroll
-      for (int k = 0; k < 4; ++k) { out[k] = ptx::to_bf16_pair(result[2 * k], result[2 * k + 1]); }
-      ptx::store_once(a.out + (row * a.cols + t * tile_elements) * 2, out);
+      for (int k = 0; k < 4; ++k) { to[k] = ptx::to_bf16_pair(result[2 * k], result[2 * k + 1]); }
+      ptx::store_once(a.out.to + (row * a.cols + t * tile_elements) * 2, to);
+    }
+    ptx::close_copies();
+  }
+
+  /// Looks elements up, and writes what is decided of them.
+  __device__ void decide(index_t row, index_t next) const noexcept {
+    random_room& random = room.random[threadIdx.x / 32];
+    for (std::uint32_t t = threadIdx.x; t < room.stride; t += blockDim.x) {
+      bool const inside = t < tiles;
+#pragma unroll
+      for (int m = 0; m < N; ++m) {
+        std::uint32_t word[tile_elements];
+        random_words_together(a.keys, a.plans[m].stream, element_of(row, t), random, word);
+        if (!inside) { continue; }
+        four_words const codes = words(m + 1, t);
+        std::uint32_t decided[tile_elements];
+#pragma unroll
+        for (int j = 0; j < tile_elements; ++j) {
+          std::uint32_t const code = j % 2 == 0 ? codes.word[j / 2] & 0x7FFFu : codes.word[j / 2] >> 16 & 0x7FFFu;
+          std::uint32_t const limit = at_offset(room.limits(m), code);
+          decided[j] = word[j] <= limit ? (limit >> 16) + 1u - a.out.offset[m] : 0u;
+        }
+        std::uint32_t to[4];
+#pragma unroll
+        for (int k = 0; k < 4; ++k) { to[k] = decided[2 * k] | decided[2 * k + 1] << 16; }
+        ptx::store_once(a.out.to[m] + row * a.cols + t * tile_elements, to);
+      }
+      if (inside && next < a.rows) { fetch(next, t); }
     }
     ptx::close_copies();
   }
 };
 
 /// Rows of bfloat16, from multiples of 16 bytes on. Leaves rows with NaN or infinity, and those that list too many.
-template <int N, class Plan, class F>
-BRAID_KERNEL void __launch_bounds__(1024, 1) ranked_merge_kernel(__grid_constant__ ranked_arguments<N, Plan, F> const a) {
+template <int N, class Plan, class Out>
+BRAID_KERNEL void __launch_bounds__(1024, 1) ranked_kernel(__grid_constant__ ranked_arguments<N, Plan, Out> const a) {
   BRAID_BLOCK_MEMORY(memory);
-  ranked_row<N, Plan, F> const one(a, memory);
+  ranked_row<N, Plan, Out> const one(a, memory);
   auto const clear = [](row_counters& of) {
 #pragma unroll
     for (int m = 0; m < 4; ++m) { of.most[m] = of.span[m] = 0; }
@@ -443,7 +489,9 @@ BRAID_KERNEL void __launch_bounds__(1024, 1) ranked_merge_kernel(__grid_constant
     if (!finite || !fits) {  // for all threads
       if (threadIdx.x == 0) {
         if (!finite && a.first_bad != nullptr) { atomicMin(a.first_bad, static_cast<unsigned long long>(a.first + row)); }
-        a.left[1 + atomicAdd(a.left, 1u)] = static_cast<std::uint32_t>(row);
+        constexpr std::uint32_t of_row = Out::merges ? 1u : N;
+        std::uint32_t const at = 1u + atomicAdd(a.left, of_row);
+        for (std::uint32_t m = 0; m < of_row; ++m) { a.left[at + m] = static_cast<std::uint32_t>(row) * of_row + m; }
       }
       for (std::uint32_t t = threadIdx.x; t < one.tiles && next < a.rows; t += blockDim.x) { one.fetch(next, t); }
       ptx::close_copies();
@@ -457,14 +505,18 @@ BRAID_KERNEL void __launch_bounds__(1024, 1) ranked_merge_kernel(__grid_constant
     }
     one.enter(of);
     __syncthreads();
-    one.merge(row, next);
+    if constexpr (Out::merges) {
+      one.merge(row, next);
+    } else {
+      one.decide(row, next);
+    }
   }
 }
 
-/// The rows that the kernel above leaves, an element a thread.
+/// The rows that the kernel above leaves of a merge, an element a thread.
 /// @param ranks  [blocks, models, cols]: room
 template <int N, int Items, class Plan, class F>
-BRAID_KERNEL void __launch_bounds__(rank_threads) left_rows_kernel(__grid_constant__ ranked_arguments<N, Plan, F> const a, std::uint32_t* ranks) {
+BRAID_KERNEL void __launch_bounds__(rank_threads) left_rows_kernel(__grid_constant__ ranked_arguments<N, Plan, ranked_join<F>> const a, std::uint32_t* ranks) {
   BRAID_BLOCK_MEMORY(memory);
   std::uint32_t const rows = *a.left;
   std::uint32_t* const own = ranks + static_cast<index_t>(blockIdx.x) * N * a.cols;
@@ -484,9 +536,9 @@ BRAID_KERNEL void __launch_bounds__(rank_threads) left_rows_kernel(__grid_consta
         std::uint32_t const twice = own[m * a.cols + c];
         std::uint32_t const number = philox_element(a.plans[m].seed, a.plans[m].stream, static_cast<std::uint64_t>(channel * a.cols + c));
         x[m] = number < a.plans[m].threshold(twice) ? a.plans[m].survivor(value(a.models[m]) - base, twice) : 0.0f;
-        if (a.f.scales) { x[m] = x[m] * a.f.factor[m]; }
+        if (a.out.f.scales) { x[m] = x[m] * a.out.f.factor[m]; }
       }
-      narrow_element(a.f(base, static_cast<float const*>(x), N, channel, c), a.out + (row * a.cols + c) * 2, dtype::bf16);
+      narrow_element(a.out.f(base, static_cast<float const*>(x), N, channel, c), a.out.to + (row * a.cols + c) * 2, dtype::bf16);
     }
     __syncthreads();
   }

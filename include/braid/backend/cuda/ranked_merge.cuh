@@ -2,30 +2,17 @@
 
 /// Starts the pass that prunes by rank and merges at once.
 
-#include <braid/backend/cuda/method_blocks.cuh>
-#include <braid/backend/cuda/ranked_kernel.cuh>
-#include <braid/backend/cuda/row_codes.cuh>
+#include <braid/backend/cuda/start_ranked.cuh>
 
 BRAID_NAMESPACE_BEGIN
 namespace detail {
 
-/// Whether `merge_ranked` takes a block: few models, all pruned, in rows of bfloat16 from multiples of 16 bytes on that fit a
-/// block's shared memory.
+/// Whether `merge_ranked` takes a block: few models, all of them pruned, in rows that suit its kernel.
 inline bool takes_ranked(channel_block const& block, index_t cols, std::byte const* out) noexcept {
-  auto const takes = [cols](channel_rows const& rows) {
-    return rows.type == dtype::bf16 && reinterpret_cast<std::uintptr_t>(rows.data) % 16 == 0 && rows.stride % 16 == 0 && rows.data != nullptr && cols > 0;
-  };
-  bool all = takes(block.base) && block.out == dtype::bf16 && reinterpret_cast<std::uintptr_t>(out) % 16 == 0;
-  for (auto const& e : block.experts) { all = all && takes(e); }
   std::size_t const n = block.experts.size();
-  return all && n >= 1 && n <= most_few_models && cols % random_group == 0 && cols <= 14336;
-}
-
-/// Tiles are shared out evenly; two blocks go to a multiprocessor where their rows are short.
-inline unsigned ranked_threads(index_t cols) noexcept {
-  index_t const tiles = cols / tile_elements;
-  index_t const each = (tiles + 1023) / 1024;
-  return static_cast<unsigned>(std::max<index_t>(256, ((tiles + each - 1) / each + 31) / 32 * 32));
+  bool all = n >= 1 && n <= most_few_models && suits_ranked(device_input(block.base), cols) && block.out == dtype::bf16 && reinterpret_cast<std::uintptr_t>(out) % 16 == 0;
+  for (auto const& e : block.experts) { all = all && suits_ranked(device_input(e), cols); }
+  return all;
 }
 
 /// Prunes and merges a block that `takes_ranked` says it takes. Enqueues.
@@ -34,15 +21,13 @@ inline unsigned ranked_threads(index_t cols) noexcept {
 /// @param first_bad  null, or where the lowest channel with NaN or infinity is noted
 template <class Plan, class F>
 void merge_ranked(cuda const& be, channel_block const& block, index_t cols, std::byte* out, std::vector<Plan> const& plans, F const& f, unsigned long long* first_bad) {
-  int processors = 0;
-  check_cuda(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, be.device()), "asking a device what it is");
-  auto const rows = static_cast<std::size_t>(block.rows);
-  auto const left = be.make_buffer<std::uint32_t>(rows + 1);
+  auto const left = be.make_buffer<std::uint32_t>(static_cast<std::size_t>(block.rows) + 1);
   check_cuda(cudaMemsetAsync(left.data(), 0, sizeof(std::uint32_t), be.stream()), "clearing a count");
-  auto const blocks_left = static_cast<unsigned>(std::min<index_t>(block.rows, processors));
-  auto const ranks = be.make_buffer<std::uint32_t>(blocks_left * plans.size() * static_cast<std::size_t>(cols));
+  // Of the rows that are left, blocks rank one at a time.
+  auto const blocks = static_cast<unsigned>(std::min<index_t>(block.rows, 132));
+  auto const ranks = be.make_buffer<std::uint32_t>(blocks * plans.size() * static_cast<std::size_t>(cols));
   with_few_models<most_few_models>(static_cast<int>(plans.size()), [&]<int N>(std::integral_constant<int, N>) {
-    ranked_arguments<N, Plan, F> a{};
+    ranked_arguments<N, Plan, ranked_join<F>> a{};
     a.base = device_input(block.base);
     for (int m = 0; m < N; ++m) {
       a.models[m] = device_input(block.experts[static_cast<std::size_t>(m)]);
@@ -52,27 +37,16 @@ void merge_ranked(cuda const& be, channel_block const& block, index_t cols, std:
     a.rows = block.rows;
     a.cols = cols;
     a.first = block.first;
-    a.out = out;
     a.first_bad = first_bad;
     a.left = left.data();
-    a.f = f;
-    unsigned const threads = ranked_threads(cols);
-    auto const kernel = ranked_merge_kernel<N, Plan, F>;
-    std::size_t const shared = ranked_room<N>::bytes(cols, threads);
+    a.out = {out, f};
+    start_ranked(be, a);
+    constexpr int items = 29;
+    auto const kernel = left_rows_kernel<N, items, Plan, F>;
+    constexpr std::size_t shared = rank_memory<items>();
     check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)), "asking for shared memory");
-    int at_once = 0;
-    check_cuda(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&at_once, kernel, static_cast<int>(threads), shared), "asking how many blocks fit");
-    auto const blocks = static_cast<unsigned>(std::min<index_t>(block.rows, static_cast<index_t>(processors) * at_once));
-    kernel<<<blocks, threads, shared, be.stream()>>>(a);
+    kernel<<<blocks, rank_threads, shared, be.stream()>>>(a, ranks.data());
     check_cuda(cudaGetLastError(), "starting a merge");
-    auto const start_left = [&]<int Items>(std::integral_constant<int, Items>) {
-      auto const sorts = left_rows_kernel<N, Items, Plan, F>;
-      constexpr std::size_t of_rank = rank_memory<Items>();
-      check_cuda(cudaFuncSetAttribute(sorts, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(of_rank)), "asking for shared memory");
-      sorts<<<blocks_left, rank_threads, of_rank, be.stream()>>>(a, ranks.data());
-      check_cuda(cudaGetLastError(), "starting a merge");
-    };
-    start_left(std::integral_constant<int, 29>{});
   });
 }
 
