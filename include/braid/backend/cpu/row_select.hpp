@@ -18,7 +18,7 @@ constexpr std::uint32_t magnitude_bits(float x) noexcept { return bits_as<std::u
 /// Workspace for rows; grows to the longest row once.
 struct row_workspace {
   std::vector<std::uint32_t> keys;
-  std::vector<std::uint32_t> counts;
+  std::vector<std::uint32_t> counts, bins, fine;
   std::vector<std::uint64_t> order, other_order;  // key and column of each element
   void fit(std::size_t cols) {
     if (keys.size() < cols) { keys.resize(cols); }
@@ -69,11 +69,33 @@ struct row_keys_body {
   }
 };
 
-/// to[i] = ranks[i's number]: a look-up for each element.
+/// Numbers of bins: 0 for zeros, else how far the upper half of a magnitude is above `offset`.
+struct row_bins_body {
+  static constexpr std::size_t block = 16;
+  /// @param fine  of each block of columns, the lower bits that occur
+  template <int W>
+  BRAID_ALWAYS_INLINE static void run(std::uint32_t const* keys, std::size_t count, std::uint32_t offset, std::uint32_t* bins, std::uint32_t* fine) noexcept {
+    std::size_t c = 0;
+    for (; c + block <= count; c += block) {
+      std::uint32_t some = 0;
+      for (std::size_t i = c; i < c + block; ++i) {
+        std::uint32_t const key = keys[i];
+        std::uint32_t const bin = (key >> 16) - offset;
+        bins[i] = key == 0 ? 0u : bin;
+        some |= key & 0xFFFFu;
+      }
+      fine[c / block] = some;
+    }
+    if (c < count) { fine[c / block] = 1; }
+    for (; c < count; ++c) { bins[c] = keys[c] == 0 ? 0u : (keys[c] >> 16) - offset; }
+  }
+};
+
+/// to[i] = ranks[bins[i]].
 struct row_lookup_body {
   template <int W>
-  BRAID_ALWAYS_INLINE static void run(std::uint32_t const* number, std::size_t count, std::uint32_t const* ranks, std::uint32_t* to) noexcept {
-    for (std::size_t c = 0; c < count; ++c) { to[c] = ranks[number[c]]; }
+  BRAID_ALWAYS_INLINE static void run(std::uint32_t const* bins, std::size_t count, std::uint32_t const* ranks, std::uint32_t* to) noexcept {
+    for (std::size_t c = 0; c < count; ++c) { to[c] = ranks[bins[c]]; }
   }
 };
 
@@ -90,46 +112,54 @@ void share_ranks(std::size_t n, At const& at, Give const& give) {
 
 /// Ranks of a row most of whose magnitudes end in 16 zeros, as differences of bf16 numbers do: those are counted by their upper
 /// half, the few others sorted.
-/// @param keys  [n] in work; become numbers of bins
-/// @param least, most  upper halves, of all that aren't zero
+/// @param least, most  upper halves of the work's keys, of all that aren't zero
 inline void count_row_ranks(std::size_t n, std::uint32_t least, std::uint32_t most, row_workspace& work, std::uint32_t* twice) {
-  constexpr std::size_t parts = 4;  // equal keys in a row then don't wait for each other's counter
-  std::uint32_t* const keys = work.keys.data();
-  std::uint32_t const offset = least - 1u;  // bin 0 is for zeros
+  std::uint32_t const* const keys = work.keys.data();
+  std::uint32_t const offset = least - 1u;
   std::size_t const bins = most - offset + 1u;
-  work.counts.assign((parts + 1) * bins, 0);
-  std::uint32_t* const count = work.counts.data();
-  std::uint32_t* const bin_rank = count + parts * bins;
+  if (work.bins.size() < n) { work.bins.resize(n); }
+  work.fine.resize(n / row_bins_body::block + 1);
+  std::uint32_t* const bin = work.bins.data();
+  dispatch<row_bins_body>(keys, n, offset, bin, work.fine.data());
+  // Two counters a bin: equal ones in a row then wait less for each other.
+  work.counts.assign(2 * bins, 0);
+  std::uint32_t* const even = work.counts.data();
+  std::uint32_t* const odd = even + bins;
+  for (std::size_t c = 0; c + 1 < n; c += 2) {
+    ++even[bin[c]];
+    ++odd[bin[c + 1]];
+  }
+  if (n % 2 != 0) { ++even[bin[n - 1]]; }
   work.order.clear();
-  for (std::size_t c = 0; c < n; ++c) {
-    std::uint32_t const key = keys[c];
-    std::uint32_t const bin = key == 0 ? 0u : (key >> 16) - offset;
-    keys[c] = bin;
-    if ((key & 0xFFFFu) != 0) {
-      work.order.push_back(std::uint64_t{key} << 32 | c);
-    } else {
-      ++count[(c % parts) * bins + bin];
+  for (std::size_t b = 0; b * row_bins_body::block < n; ++b) {
+    if (work.fine[b] == 0) { continue; }
+    std::size_t const end = std::min(n, (b + 1) * row_bins_body::block);
+    for (std::size_t c = b * row_bins_body::block; c < end; ++c) {
+      if ((keys[c] & 0xFFFFu) == 0) { continue; }
+      work.order.push_back(std::uint64_t{keys[c]} << 32 | c);
+      --even[bin[c]];
     }
   }
   std::sort(work.order.begin(), work.order.end());
-  // The others of a bin are larger than those that are equal to its lower end.
-  std::uint32_t before = 0;
-  std::size_t next = 0;
+  // The others of a bin are larger than its equals.
   std::size_t const others = work.order.size();
-  auto const key_of = [&](std::size_t i) { return static_cast<std::uint32_t>(work.order[i] >> 32); };
-  work.other_order.resize(others);
-  for (std::size_t b = 0; b < bins; ++b) {
-    std::uint32_t here = 0;
-    for (std::size_t p = 0; p < parts; ++p) { here += count[p * bins + b]; }
-    bin_rank[b] = 2 * before + here - 1u;
-    before += here;
-    for (; next < others && (key_of(next) >> 16) - offset == b; ++next) { work.other_order[next] = before++; }
+  auto const key_of = [&work](std::size_t i) { return static_cast<std::uint32_t>(work.order[i] >> 32); };
+  work.other_order.resize(others);  // equals below each
+  std::uint32_t counted = 0;
+  std::size_t next = 0;
+  std::uint32_t next_bin = others == 0 ? ~0u : (key_of(0) >> 16) - offset;
+  for (std::uint32_t b = 0; b < bins; ++b) {
+    std::uint32_t const here = even[b] + odd[b];  // modulo 2^32: elements that aren't counted have been taken from one of the two
+    even[b] = 2 * (counted + static_cast<std::uint32_t>(next)) + here - 1u;
+    counted += here;
+    while (next_bin == b) {
+      work.other_order[next++] = counted;
+      next_bin = next == others ? ~0u : (key_of(next) >> 16) - offset;
+    }
   }
-  dispatch<row_lookup_body>(static_cast<std::uint32_t const*>(keys), n, static_cast<std::uint32_t const*>(bin_rank), twice);
-  share_ranks(others, key_of, [&](std::size_t i, std::uint32_t of_others) {
-    // Between equals there is nothing else: what lies below all of them lies below this one.
-    auto const below = static_cast<std::uint32_t>(work.other_order[i]) - static_cast<std::uint32_t>(i);
-    twice[static_cast<std::uint32_t>(work.order[i])] = 2 * below + of_others;
+  dispatch<row_lookup_body>(static_cast<std::uint32_t const*>(bin), n, static_cast<std::uint32_t const*>(even), twice);
+  share_ranks(others, key_of, [&work, twice](std::size_t i, std::uint32_t of_others) {
+    twice[static_cast<std::uint32_t>(work.order[i])] = 2 * static_cast<std::uint32_t>(work.other_order[i]) + of_others;
   });
 }
 
