@@ -23,8 +23,8 @@ struct ranked_result {
 
 /// What the kernels make of a family, `blocks` blocks of threads.
 template <int N, class Consensus>
-ranked_result ranked(placed_family const& p, std::vector<braid::prune::magprune> const& prune, std::vector<float> const& weight, std::vector<float> const& factor,
-                     bool normalize, int blocks, int threads) {
+ranked_result ranked(placed_family const& p, std::vector<braid::prune::magprune> const& prune, std::vector<float> const& weight,
+                     std::vector<float> const& factor, bool normalize, int blocks, int threads) {
   using function = detail::join_function<plan_type, Consensus, 4, false>;
   index_t const cols = p.request.inputs.cols;
   std::vector<std::byte> memory(static_cast<std::size_t>(p.block.rows * cols) * 2 + 16, std::byte{0x5A});
@@ -54,7 +54,8 @@ ranked_result ranked(placed_family const& p, std::vector<braid::prune::magprune>
   r.left = left[0];
   if (left[0] != 0) {
     std::vector<std::uint32_t> ranks(static_cast<std::size_t>(2 * N * cols));
-    emulated::run(2, 1, detail::rank_threads, detail::rank_memory<9>(), 16, [&] { detail::left_rows_kernel<N, 9, plan_type, function>(a, ranks.data()); });
+    emulated::run(2, 1, detail::rank_threads, detail::rank_memory<9>(), 16,
+                  [&] { detail::left_rows_kernel<N, 9, plan_type, function>(a, ranks.data()); });
   }
   r.bytes.assign(out, out + p.block.rows * cols * 2);
   return r;
@@ -149,7 +150,8 @@ TEST_CASE("what is decided of elements is what the CPU's ranks and random number
     a.rows = 2;
     a.cols = cols;
     a.left = left;
-    emulated::run(1, 1, 64, detail::ranked_room<2>::bytes(cols, 64), 16, [&a] { detail::ranked_kernel<2, plan_type, detail::ranked_codes<2>>(a); });
+    emulated::run(1, 1, 64, detail::ranked_room<2>::bytes(cols, 64), 16,
+                  [&a] { detail::ranked_kernel<2, plan_type, detail::ranked_codes<2>>(a); });
     CHECK(left[0] == 0);
     index_t differ = 0;
     for (int m = 0; m < 2; ++m) {

@@ -74,7 +74,8 @@ struct row_bins_body {
   static constexpr std::size_t block = 16;
   /// @param fine  of each block of columns, the lower bits that occur
   template <int W>
-  BRAID_ALWAYS_INLINE static void run(std::uint32_t const* keys, std::size_t count, std::uint32_t offset, std::uint32_t* bins, std::uint32_t* fine) noexcept {
+  BRAID_ALWAYS_INLINE static void run(std::uint32_t const* keys, std::size_t count, std::uint32_t offset, std::uint32_t* bins,
+                                      std::uint32_t* fine) noexcept {
     std::size_t c = 0;
     for (; c + block <= count; c += block) {
       std::uint32_t some = 0;
@@ -94,7 +95,8 @@ struct row_bins_body {
 /// to[i] = ranks[bins[i]].
 struct row_lookup_body {
   template <int W>
-  BRAID_ALWAYS_INLINE static void run(std::uint32_t const* bins, std::size_t count, std::uint32_t const* ranks, std::uint32_t* to) noexcept {
+  BRAID_ALWAYS_INLINE static void run(std::uint32_t const* bins, std::size_t count, std::uint32_t const* ranks,
+                                      std::uint32_t* to) noexcept {
     for (std::size_t c = 0; c < count; ++c) { to[c] = ranks[bins[c]]; }
   }
 };
@@ -165,7 +167,8 @@ inline void count_row_ranks(std::size_t n, std::uint32_t least, std::uint32_t mo
 
 /// Ranks of a row of any magnitudes: a least-significant-digit radix sort of at most three digits.
 /// @param some, least, most  what all of them have, and leave out
-inline void sort_row_ranks(std::size_t n, std::uint32_t some, std::uint32_t least, std::uint32_t most, row_workspace& work, std::uint32_t* twice) {
+inline void sort_row_ranks(std::size_t n, std::uint32_t some, std::uint32_t least, std::uint32_t most, row_workspace& work,
+                           std::uint32_t* twice) {
   std::uint32_t* const keys = work.keys.data();
   int const shift = std::countr_zero(some);
   std::uint32_t const offset = (least >> shift) - 1u;

@@ -19,7 +19,9 @@ __device__ inline std::uint32_t bf16_distances(std::uint32_t a, std::uint32_t b)
 __device__ inline std::uint32_t larger_halves(std::uint32_t a, std::uint32_t b) noexcept { return __vmaxu2(a, b); }
 
 /// The smaller of `a` less one, modulo 2^16, and `b`, twice.
-__device__ inline std::uint32_t less_one_or_smaller(std::uint32_t a, std::uint32_t b) noexcept { return __viaddmin_u16x2(a, 0xFFFFFFFFu, b); }
+__device__ inline std::uint32_t less_one_or_smaller(std::uint32_t a, std::uint32_t b) noexcept {
+  return __viaddmin_u16x2(a, 0xFFFFFFFFu, b);
+}
 
 /// a + b, or 0 if that is negative.
 __device__ inline std::int32_t add_from_zero(std::int32_t a, std::int32_t b) noexcept { return __viaddmax_s32(a, b, 0); }

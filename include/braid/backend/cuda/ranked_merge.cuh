@@ -10,7 +10,8 @@ namespace detail {
 /// Whether `merge_ranked` takes a block: few models, all of them pruned, in rows that suit its kernel.
 inline bool takes_ranked(channel_block const& block, index_t cols, std::byte const* out) noexcept {
   std::size_t const n = block.experts.size();
-  bool all = n >= 1 && n <= most_few_models && suits_ranked(device_input(block.base), cols) && block.out == dtype::bf16 && reinterpret_cast<std::uintptr_t>(out) % 16 == 0;
+  bool all = n >= 1 && n <= most_few_models && block.out == dtype::bf16 && reinterpret_cast<std::uintptr_t>(out) % 16 == 0;
+  all = all && suits_ranked(device_input(block.base), cols);
   for (auto const& e : block.experts) { all = all && suits_ranked(device_input(e), cols); }
   return all;
 }
@@ -20,11 +21,12 @@ inline bool takes_ranked(channel_block const& block, index_t cols, std::byte con
 /// @param f          a join_function, of whose pruning nothing is asked
 /// @param first_bad  null, or where the lowest channel with NaN or infinity is noted
 template <class Plan, class F>
-void merge_ranked(cuda const& be, channel_block const& block, index_t cols, std::byte* out, std::vector<Plan> const& plans, F const& f, unsigned long long* first_bad) {
+void merge_ranked(cuda const& be, channel_block const& block, index_t cols, std::byte* out, std::vector<Plan> const& plans, F const& f,
+                  unsigned long long* first_bad) {
   auto const left = be.make_buffer<std::uint32_t>(static_cast<std::size_t>(block.rows) + 1);
   check_cuda(cudaMemsetAsync(left.data(), 0, sizeof(std::uint32_t), be.stream()), "clearing a count");
-  // Of the rows that are left, blocks rank one at a time.
-  auto const blocks = static_cast<unsigned>(std::min<index_t>(block.rows, 132));
+  // For the rows that are left, which are few or none: each block has room for the ranks of one.
+  auto const blocks = static_cast<unsigned>(std::min<index_t>(block.rows, processors_of(be)));
   auto const ranks = be.make_buffer<std::uint32_t>(blocks * plans.size() * static_cast<std::size_t>(cols));
   with_few_models<most_few_models>(static_cast<int>(plans.size()), [&]<int N>(std::integral_constant<int, N>) {
     ranked_arguments<N, Plan, ranked_join<F>> a{};
@@ -43,8 +45,8 @@ void merge_ranked(cuda const& be, channel_block const& block, index_t cols, std:
     start_ranked(be, a);
     constexpr int items = 29;
     auto const kernel = left_rows_kernel<N, items, Plan, F>;
-    constexpr std::size_t shared = rank_memory<items>();
-    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)), "asking for shared memory");
+    constexpr auto shared = static_cast<int>(rank_memory<items>());
+    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared), "asking for shared memory");
     kernel<<<blocks, rank_threads, shared, be.stream()>>>(a, ranks.data());
     check_cuda(cudaGetLastError(), "starting a merge");
   });
