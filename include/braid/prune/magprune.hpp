@@ -103,6 +103,9 @@ struct magprune {
 
     /// `with_word` for a whole group, without a branch that depends on a random number.
     BRAID_ALWAYS_INLINE void thin(std::uint32_t const (&word)[4][16], std::uint32_t const* twice, float* x) const noexcept {
+      // What a survivor is divided by is unit * its number of 65536, or 1; a division that depends on a condition is none of SIMD.
+      float const unit = rescale ? 0x1p-16f : 0.0f;
+      float const rest = rescale ? 0.0f : 1.0f;
       for (int j = 0; j < group / 16; ++j) {
         std::uint32_t upper[16];
         braid::detail::philox_upper(word, j, upper);
@@ -111,10 +114,11 @@ struct magprune {
         BRAID_VECTORISE
         for (int b = 0; b < 16; ++b) {
           float const rising = lowest + step * static_cast<float>(static_cast<std::int32_t>(of[b]));
-          auto const nearest = static_cast<std::int32_t>((rising < 1.0f ? rising : 1.0f) * 65536.0f + 0.5f);
-          std::int32_t const below = nearest > 1 ? nearest : 1;
-          float const kept = rescale ? to[b] / (static_cast<float>(below) * 0x1p-16f) : to[b];
-          std::uint32_t const keep = static_cast<std::int32_t>(upper[b] >> 16) < below ? ~0u : 0u;
+          auto const nearest = static_cast<std::int32_t>(rising * 65536.0f + 0.5f);
+          std::int32_t const least = nearest > 1 ? nearest : 1;
+          std::int32_t const below = least < 65536 ? least : 65536;
+          float const kept = to[b] / (static_cast<float>(below) * unit + rest);
+          std::uint32_t const keep = 0u - static_cast<std::uint32_t>(static_cast<std::int32_t>(upper[b] >> 16) < below);
           to[b] = braid::detail::bits_as<float>(braid::detail::bits_as<std::uint32_t>(kept) & keep);
         }
       }
