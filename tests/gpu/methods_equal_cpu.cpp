@@ -224,16 +224,24 @@ TEST_CASE("cuts that one pass finds, and cuts that mislead a sample", "[short][m
 
 TEST_CASE("pruning by rank, whatever a row's magnitudes are like", "[short][methods]") {
   random_source random(462);
-  enum row_kind { as_tuned, half_still, still, few_values, one_bin, wide_range, kinds };
+  enum row_kind { as_tuned, half_still, still, few_values, one_bin, wide_range, fine, subnormal, kinds };
   for (std::string_view const name : {"della", "della_linear"}) {
-    for (auto const& [rows, cols] : {std::pair<index_t, index_t>{5, 256}, {2, 4096}, {2, 5120}, {1, 14336}, {2, 14464}}) {
+    for (auto const& [rows, cols] : {std::pair<index_t, index_t>{5, 256}, {9, 128}, {2, 4096}, {2, 5120}, {3, 8320}, {300, 1024},
+                                     {1, 14336}, {2, 14464}, {1, 20000}}) {
       for (int kind = 0; kind < kinds; ++kind) {
-        dtype const type = kind >= one_bin ? dtype::f32 : random.one_of(usual_types);
+        dtype const type = kind == fine || kind == subnormal ? dtype::bf16 : kind >= one_bin ? dtype::f32 : random.one_of(usual_types);
         family f = random_family(random, type, rows, cols, random.between(1, 4));
+        for (index_t r = 0; r < rows; ++r) {
+          for (index_t c = 0; c < cols; ++c) {
+            if (kind == fine) { f.base.set(r, c, std::ldexp(f.base.at(r, c), -6)); }
+            if (kind == subnormal) { f.base.set(r, c, std::ldexp(static_cast<float>(random.between(-100, 100)), -133)); }
+          }
+        }
         for (auto& e : f.experts) {
           for (index_t r = 0; r < rows; ++r) {
             for (index_t c = 0; c < cols; ++c) {
               float const base = f.base.at(r, c);
+              if (kind == subnormal) { e.weight.set(r, c, std::ldexp(static_cast<float>(random.between(-100, 100)), -133)); }
               if (kind == still || (kind == half_still && random.chance(0.5))) { e.weight.set(r, c, base); }
               if (kind == few_values) { e.weight.set(r, c, base + 0.125f * static_cast<float>(random.between(-2, 2))); }
               if (kind == one_bin) { e.weight.set(r, c, base + 1.0f + std::ldexp(static_cast<float>(random.between(0, 9)), -20)); }

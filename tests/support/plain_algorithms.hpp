@@ -20,15 +20,22 @@ inline std::vector<double> plain_block_sums(std::vector<float> const& rows, brai
   return expected;
 }
 
-/// Ranks within rows [rows, cols]: they rise with the magnitude, of equal ones the lower column ranks higher.
+/// Twice the ranks within rows [rows, cols]: they rise with the magnitude, equal ones share the mean of theirs.
 inline std::vector<std::uint32_t> plain_ranks(std::vector<std::uint32_t> const& bits, braid::index_t rows, braid::index_t cols) {
   std::vector<std::uint32_t> expected(bits.size());
   for (braid::index_t r = 0; r < rows; ++r) {
     std::vector<braid::index_t> column(static_cast<std::size_t>(cols));
     std::iota(column.begin(), column.end(), braid::index_t{0});
     auto const at = [&](braid::index_t c) { return bits[static_cast<std::size_t>(r * cols + c)]; };
-    std::sort(column.begin(), column.end(), [&](braid::index_t a, braid::index_t b) { return at(a) != at(b) ? at(a) < at(b) : a > b; });
-    for (std::size_t i = 0; i < column.size(); ++i) { expected[static_cast<std::size_t>(r * cols + column[i])] = static_cast<std::uint32_t>(i); }
+    std::sort(column.begin(), column.end(), [&](braid::index_t a, braid::index_t b) { return at(a) < at(b); });
+    for (std::size_t i = 0; i < column.size();) {
+      std::size_t end = i;
+      std::uint32_t ranks = 0;
+      for (; end < column.size() && at(column[end]) == at(column[i]); ++end) { ranks += static_cast<std::uint32_t>(end); }
+      for (auto const equals = static_cast<std::uint32_t>(end - i); i < end; ++i) {
+        expected[static_cast<std::size_t>(r * cols + column[i])] = 2 * ranks / equals;
+      }
+    }
   }
   return expected;
 }

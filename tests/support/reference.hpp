@@ -245,10 +245,15 @@ inline std::vector<float> pruned_delta(recipe const& r, family const& f, std::si
       return delta;
     case pipeline::magprune_mean:
       for (index_t row = 0; row < rows; ++row) {
-        auto const falling = by_magnitude(row_of(row));
+        auto const values = row_of(row);
+        std::vector<float> rising;
+        for (float const x : values) { rising.push_back(std::abs(x)); }
+        std::sort(rising.begin(), rising.end());
         for (index_t i = 0; i < cols; ++i) {
-          auto const at = static_cast<std::size_t>(row * cols + falling[static_cast<std::size_t>(i)]);
-          auto const rank = static_cast<float>(cols - 1 - i);
+          auto const at = static_cast<std::size_t>(row * cols + i);
+          auto const equals = std::equal_range(rising.begin(), rising.end(), std::abs(values[static_cast<std::size_t>(i)]));
+          // Equals share the mean of their ranks, from the first one's to the last one's.
+          auto const rank = static_cast<float>((equals.first - rising.begin()) + (equals.second - rising.begin()) - 1) / 2.0f;
           double const low = cols == 1 ? r.density : r.density - r.epsilon;
           double const rise = cols == 1 ? 0.0 : 2.0 * r.epsilon / static_cast<double>(cols - 1);
           float const p = std::min(static_cast<float>(low) + static_cast<float>(rise) * rank, 1.0f);

@@ -122,7 +122,7 @@ TEST_CASE("rows are added in blocks of 256, from the first to the last", "[thrus
   }
 }
 
-TEST_CASE("ranks rise with the magnitude; of equal ones the lower column ranks higher", "[thrust]") {
+TEST_CASE("ranks rise with the magnitude; equal ones share the mean of theirs", "[thrust]") {
   random_source random(904);
   for (int round = 0; round < 60; ++round) {
     index_t const rows = random.between(0, 12);

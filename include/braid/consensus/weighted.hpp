@@ -71,13 +71,16 @@ struct elected_sum {
   BRAID_HD constexpr float operator()(float const* delta, float const* weight, int n, bool normalize) const noexcept {
     float vote = 0.0f;
     for (int i = 0; i < n; ++i) { vote = vote + voice(delta[i], weight[i]); }
+    float const elected = vote >= 0.0f ? 1.0f : -1.0f;
     float total = 0.0f;
     float sum = 0.0f;
     for (int i = 0; i < n; ++i) {
-      float const x = voice(delta[i], weight[i]);
-      bool const agrees = (vote >= 0.0f ? x : -x) > 0.0f;
-      total = total + (agrees ? delta[i] * weight[i] : 0.0f);
-      sum = sum + (agrees ? weight[i] : 0.0f);
+      bool const agrees = voice(delta[i], weight[i]) * elected > 0.0f;
+      // The same as adding 0: no sum from +0 on becomes -0.
+      if (agrees) {
+        total = total + delta[i] * weight[i];
+        sum = sum + weight[i];
+      }
     }
     return normalize ? total / (sum == 0.0f ? 1.0f : sum) : total;
   }

@@ -64,10 +64,10 @@ struct magnitude_band {
   }
 };
 
-/// Ranks of a row's magnitudes: `rank[c]` from 0 (smallest) to `cols` - 1; of equal magnitudes the lower column has
-/// the higher rank, since it survives longer.
+/// Ranks of a row's magnitudes, from 0 (smallest) to `cols` - 1. Equal magnitudes share the mean of the ranks that they take
+/// together, so that what happens to an element depends on its magnitude, not on its column. Such a mean is a whole or a half.
 struct magnitude_ranks {
-  std::uint32_t const* rank = nullptr;
+  std::uint32_t const* twice = nullptr;  ///< [cols]: twice the rank: twice the number of smaller ones, and that of other equal ones
   index_t cols = 0;
 };
 

@@ -4,6 +4,7 @@
 
 #include <braid/backend/cuda/delta_functions.cuh>
 #include <braid/backend/cuda/elementwise_methods.cuh>
+#include <braid/backend/cuda/ranked_merge.cuh>
 #include <braid/backend/cuda/row_codes.cuh>
 #include <braid/backend/cuda/row_statistics.cuh>
 #include <braid/backend/cuda/row_sums.cuh>
@@ -79,17 +80,26 @@ class device_policy_pruner final : public device_pruner {
       : policies_(std::move(policies)), kept_(std::move(kept)), measures_(std::move(measures)), consensus_(consensus) {}
 
   void join(device_method_workspace& work, channel_block const& block, index_t cols, std::byte* out, join_numbers const& numbers) const override {
+    if constexpr (plan_of_ranks<plan_type>) {
+      bool const some = std::all_of(kept_.begin(), kept_.end(), [](survivors k) { return k == survivors::some; });
+      if (some && takes_ranked(block, cols, out)) {
+        current_device const current(work.executor().device());
+        std::vector<plan_type> plans;
+        for (std::size_t i = 0; i < policies_.size(); ++i) { plans.push_back(policies_[i].plan(measures_.keys[i], magnitude_ranks{nullptr, cols})); }
+        join_function<plan_type, Consensus, most_few_models, false> f{};
+        set_numbers(f, numbers);
+        merge_ranked(work.executor(), block, cols, out, plans, f, numbers.allow_nonfinite ? nullptr : work.watch(block, cols, operand::deltas));
+        return;
+      }
+    }
     for_each_part(work, block, cols, [&](channel_block const& part, index_t first, auto const& plans_of) {
       map_elements(work, part, cols, out + first * cols * static_cast<index_t>(size_of(block.out)), operand::deltas, numbers.allow_nonfinite,
                    [&]<int Most>(std::integral_constant<int, Most> most) {
                      auto const plans = plans_of(most);
                      using plans_type = std::remove_cv_t<decltype(plans)>;
-                     join_function<typename plans_type::plan_type, Consensus, Most, plans_type::by_row> f{plans, {}, {}, numbers.lambda, false, numbers.normalize, consensus_};
-                     for (std::size_t i = 0; i < policies_.size(); ++i) {
-                       f.weight[i] = numbers.weight[i];
-                       f.factor[i] = numbers.factor.empty() ? 1.0f : numbers.factor[i];
-                       f.scales = f.scales || f.factor[i] != 1.0f;
-                     }
+                     join_function<typename plans_type::plan_type, Consensus, Most, plans_type::by_row> f{};
+                     f.pruning = plans;
+                     set_numbers(f, numbers);
                      return f;
                    });
     });
@@ -117,6 +127,18 @@ class device_policy_pruner final : public device_pruner {
   [[nodiscard]] survivors kept(std::size_t model) const noexcept override { return kept_[model]; }
 
  private:
+  template <class Join>
+  void set_numbers(Join& f, join_numbers const& numbers) const {
+    f.lambda = numbers.lambda;
+    f.normalize = numbers.normalize;
+    f.consensus = consensus_;
+    for (std::size_t i = 0; i < policies_.size(); ++i) {
+      f.weight[i] = numbers.weight[i];
+      f.factor[i] = numbers.factor.empty() ? 1.0f : numbers.factor[i];
+      f.scales = f.scales || f.factor[i] != 1.0f;
+    }
+  }
+
   template <class Plans>
   void prepare(Plans& p) const {
     p.count = static_cast<int>(policies_.size());

@@ -49,7 +49,7 @@ struct random_keys {
 /// words lie 16 words apart from the next one's, so that threads meet different banks.
 struct random_room {
   static constexpr int group_words = 64 + 16;
-  std::uint32_t word[2 * group_words];
+  alignas(16) std::uint32_t word[2 * group_words];
 };
 struct random_rooms {
   random_room of_warp[8];
@@ -68,10 +68,18 @@ __device__ inline void random_words_together(random_keys const& keys, std::uint6
   for (int w = 0; w < 4; ++w) { group[w * 16 + static_cast<int>(lane % 16)] = block.word[w]; }
   __syncwarp();
   // Sixteen elements in a row have the same half of the same word of sixteen blocks.
+  struct alignas(16) four {
+    std::uint32_t word[4];
+  };
   std::uint32_t const number = lane % 16 / 2;
-  std::uint32_t const* const from = group + number / 2 * 16 + lane % 2 * 8;
+  std::uint32_t const factor = number % 2 == 0 ? 65536u : 1u;  // the units that shift have more to do than those that multiply
+  auto const* const from = reinterpret_cast<four const*>(group + number / 2 * 16 + lane % 2 * 8);
 #pragma unroll
-  for (int j = 0; j < tile_elements; ++j) { word[j] = number % 2 == 0 ? from[j] << 16 : from[j]; }
+  for (int k = 0; k < 2; ++k) {
+    four const words = from[k];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) { word[4 * k + j] = words.word[j] * factor; }
+  }
 }
 
 /// The same for a spread tile, by itself.

@@ -3,9 +3,8 @@
 /// Random pruning by rank in a row, without sorting: what a row keeps, and with which probability, in 16 bits an element.
 ///
 /// Magnitudes fall in bins by the upper 16 bits of their float32, 2048 of them down from the row's largest. Differences of
-/// 16-bit numbers mostly end there: all of a bin's elements are equal, and their ranks are the number of smaller elements and the
-/// order of columns, which a warp counts as it goes through its columns. The elements with lower bits, which rank above those
-/// of their bin that have none, are compared with each other, bin by bin.
+/// 16-bit numbers mostly end there: all of a bin's elements are equal, and share a rank. The elements with lower bits, which rank
+/// above those of their bin that have none, are compared with each other, bin by bin.
 
 #include <braid/backend/cuda/element_inputs.cuh>
 #include <braid/backend/cuda/random_words.cuh>
@@ -15,11 +14,11 @@
 BRAID_NAMESPACE_BEGIN
 namespace detail {
 
-/// A plan that decides by an element's rank and random word.
+/// A plan that decides by twice an element's rank and a random word.
 template <class Plan>
-concept plan_of_ranks = requires(Plan const plan, float x, std::uint32_t rank) {
-  { plan.threshold(rank) } noexcept -> std::same_as<std::uint32_t>;
-  { plan.survivor(x, rank) } noexcept -> std::same_as<float>;
+concept plan_of_ranks = requires(Plan const plan, float x, std::uint32_t twice) {
+  { plan.threshold(twice) } noexcept -> std::same_as<std::uint32_t>;
+  { plan.survivor(x, twice) } noexcept -> std::same_as<float>;
   { plan.rescale } -> std::convertible_to<bool>;
   plan.seed;
   plan.stream;
@@ -76,7 +75,7 @@ struct coded_plan {
 template <class Plan>
 std::optional<std::uint32_t> code_offset(Plan const& plan, index_t cols) noexcept {
   if (plan.threshold(0) > 1) { return 1u; }
-  if (plan.threshold(static_cast<std::uint32_t>(cols - 1)) < 65536) { return 0u; }
+  if (plan.threshold(static_cast<std::uint32_t>(2 * (cols - 1))) < 65536) { return 0u; }
   return std::nullopt;
 }
 
@@ -100,14 +99,19 @@ struct code_arguments {
   std::uint32_t* left;     // how many rows the kernel leaves to a sort, and which: row * models + model
 };
 
-/// Bytes of shared memory that a block of so many warps takes.
-constexpr std::size_t code_memory(int warps) noexcept {
-  return static_cast<std::size_t>(warps) * code_bins * 2 + code_bins * 6 + most_tiny * 6 + 64 * 4;
+/// Where a bin's words lie: one is left out after 32, as small multiples of powers of two would meet in one bank.
+BRAID_HD constexpr std::uint32_t code_word(std::uint32_t bin) noexcept { return bin + bin / 32; }
+inline constexpr int code_words = code_bins / 32 * 33;
+
+/// Bytes of shared memory that a block takes; `Items` elements a thread.
+template <int Warps, int Items>
+constexpr std::size_t code_memory() noexcept {
+  return static_cast<std::size_t>(Warps) * 32 * Items * 4 + code_words * 12 + most_tiny * 6 + 64 * 4;
 }
 
 template <class Plan>
-__device__ std::uint32_t code_of(Plan const& plan, std::uint32_t offset, std::uint32_t word, std::uint32_t rank) noexcept {
-  std::uint32_t const below = plan.threshold(rank);
+__device__ std::uint32_t code_of(Plan const& plan, std::uint32_t offset, std::uint32_t word, std::uint32_t twice) noexcept {
+  std::uint32_t const below = plan.threshold(twice);
   return word < below ? below - offset : 0u;
 }
 
@@ -128,28 +132,26 @@ struct code_writer {
   __device__ index_t row(std::uint32_t i) const noexcept {
     return left[1 + i] % count == model ? static_cast<index_t>(left[1 + i] / count) : index_t{-1};
   }
-  __device__ void operator()(index_t row, index_t col, std::uint32_t rank) const noexcept {
+  __device__ void operator()(index_t row, index_t col, std::uint32_t twice) const noexcept {
     auto const element = static_cast<std::uint64_t>((first + row) * cols + col);
-    codes[row * cols + col] = static_cast<std::uint16_t>(code_of(plan, offset, philox_element(plan.seed, plan.stream, element), rank));
+    codes[row * cols + col] = static_cast<std::uint16_t>(code_of(plan, offset, philox_element(plan.seed, plan.stream, element), twice));
   }
 };
 
 /// A block takes a row of a model, a warp up to 32 * Items columns of it, one a thread at a time. Zeros are dropped.
-template <int Warps, int Items, bool Bf16, class Plan>
+template <int Warps, int Items, class Plan>
 BRAID_KERNEL void __launch_bounds__(Warps * 32, Warps == 16 ? 2 : 4) code_kernel(__grid_constant__ code_arguments<Plan> const a) {
-  static_assert(Items % 4 == 0 && Warps * 32 * Items <= 65534 && code_bins / 4 % (Warps * 32) == 0);
+  static_assert(Items % 4 == 0 && Warps * 32 * Items <= 65534 && code_bins % (Warps * 32) == 0);
   constexpr std::uint32_t threads = Warps * 32;
-  constexpr std::uint32_t is_even = 1u << 15;    // packed: bin << 16 | one of these | place in the warp's equals
-  constexpr std::uint32_t is_uneven = 1u << 14;
   BRAID_BLOCK_MEMORY(memory);
-  auto* const places = reinterpret_cast<std::uint16_t*>(memory);  // [warp, bin]
-  auto* const list = reinterpret_cast<std::uint32_t*>(memory);    // later: lower bits << 16 | columns from the end
-  auto* const uneven = reinterpret_cast<std::uint32_t*>(memory + Warps * code_bins * 2);  // [bin]: how many, then where
-  auto* const tiny_key = uneven + code_bins;
+  auto* const list = reinterpret_cast<std::uint32_t*>(memory);  // of elements with lower bits, bin by bin: those << 16 | column
+  auto* const even = list + threads * Items;                    // [bin]: how many without lower bits, then twice their rank
+  auto* const uneven = even + code_words;                       // [bin]: how many with lower bits, then where they are in the list
+  auto* const below = uneven + code_words;                      // [bin]: elements below those
+  auto* const tiny_key = below + code_words;
   auto* const of_warps = tiny_key + most_tiny;
-  auto* const totals = of_warps + 32;  // tiny elements; a bin is too full; all beside zeros and tiny ones; uneven ones
-  auto* const uneven_rank = reinterpret_cast<std::uint16_t*>(totals + 32);  // [bin]: of the first of them
-  auto* const tiny_col = uneven_rank + code_bins;
+  auto* const totals = of_warps + 32;  // tiny elements; a bin is too full
+  auto* const tiny_col = reinterpret_cast<std::uint16_t*>(totals + 32);
 
   std::uint32_t const lane = threadIdx.x % 32;
   auto const warp = threadIdx.x / 32;
@@ -163,13 +165,8 @@ BRAID_KERNEL void __launch_bounds__(Warps * 32, Warps == 16 ? 2 : 4) code_kernel
   auto const cols = static_cast<std::uint32_t>(a.cols);
   auto const magnitude = [&](std::uint32_t col) {
     index_t const c = col;
-    if constexpr (Bf16) {
-      auto const bits = [c](std::byte const* p) { return __uint_as_float(static_cast<std::uint32_t>(reinterpret_cast<std::uint16_t const*>(p)[c]) << 16); };
-      return __float_as_uint(bits(from) - bits(from_base)) & 0x7FFFFFFFu;
-    } else {
-      float const x = widen_element(from + c * bytes_of(input.type), input.type);
-      return __float_as_uint(x - widen_element(from_base + c * bytes_of(a.base.type), a.base.type)) & 0x7FFFFFFFu;
-    }
+    float const x = widen_element(from + c * bytes_of(input.type), input.type);
+    return __float_as_uint(x - widen_element(from_base + c * bytes_of(a.base.type), a.base.type)) & 0x7FFFFFFFu;
   };
   // Whole groups of random numbers to each warp.
   std::uint32_t const chunk = (cols + Warps * 128 - 1) / (Warps * 128) * 128;
@@ -184,8 +181,7 @@ BRAID_KERNEL void __launch_bounds__(Warps * 32, Warps == 16 ? 2 : 4) code_kernel
     item[k] = col < end ? magnitude(col) : 0u;
     most = item[k] > most ? item[k] : most;
   }
-  for (std::uint32_t i = threadIdx.x; i < Warps * code_bins / 2; i += threads) { list[i] = 0; }
-  for (std::uint32_t i = threadIdx.x; i < code_bins; i += threads) { uneven[i] = 0; }
+  for (std::uint32_t i = threadIdx.x; i < 2 * code_words; i += threads) { even[i] = 0; }
   if (threadIdx.x < 32) { totals[threadIdx.x] = 0; }
   most = __reduce_max_sync(0xFFFFFFFFu, most);
   if (lane == 0) { of_warps[warp] = most; }
@@ -197,54 +193,33 @@ BRAID_KERNEL void __launch_bounds__(Warps * 32, Warps == 16 ? 2 : 4) code_kernel
     return static_cast<std::uint32_t>(b > 0 ? b : 0);
   };
 
-  std::uint16_t* const own = places + warp * code_bins;
 #pragma unroll
   for (int k = 0; k < Items; ++k) {
     std::uint32_t const key = item[k];
     std::uint32_t const bin = bin_of(key);
-    bool const counts = key != 0 && bin != 0;
-    bool const even = counts && (key & 0xFFFFu) == 0;
-    // It takes as many cycles as there are different numbers.
-    std::uint32_t const equals = __match_any_sync(0xFFFFFFFFu, even ? bin : 0u);
-    std::uint32_t at = 0;
-    if (even) { at = own[bin] + static_cast<std::uint32_t>(__popc(equals & ((1u << lane) - 1u))); }
-    __syncwarp();
-    if (even && equals >> lane == 1u) { own[bin] = static_cast<std::uint16_t>(at + 1u); }
-    __syncwarp();
-    item[k] = even ? bin << 16 | is_even | at : 0u;
-    if (!even && key != 0) {
-      if (bin != 0) {
-        atomicAdd(&uneven[bin], 1u);
-        item[k] = bin << 16 | is_uneven;
-      } else {
-        std::uint32_t const slot = atomicAdd(&totals[0], 1u);
-        item[k] = is_uneven;
-        if (slot < most_tiny) {
-          tiny_key[slot] = key;
-          tiny_col[slot] = static_cast<std::uint16_t>(begin + static_cast<std::uint32_t>(k) * 32 + lane);
-        }
+    if (key == 0) { continue; }
+    if (bin != 0) {
+      std::uint32_t* const counts = (key & 0xFFFFu) == 0 ? even : uneven;
+      atomicAdd(counts + code_word(bin), 1u);
+    } else {
+      std::uint32_t const slot = atomicAdd(&totals[0], 1u);
+      if (slot < most_tiny) {
+        tiny_key[slot] = key;
+        tiny_col[slot] = static_cast<std::uint16_t>(begin + static_cast<std::uint32_t>(k) * 32 + lane);
       }
     }
   }
   __syncthreads();
 
-  // Counts become ranks. A thread has four bins at a time, as four 16-bit numbers of a word: no sum exceeds them.
-  constexpr int quads = code_bins / 4 / static_cast<int>(threads);
-  auto* const four = reinterpret_cast<std::uint64_t*>(memory);  // [warp, bins / 4]
+  // Counts become ranks. A thread has some bins in a row.
+  constexpr std::uint32_t each = code_bins / threads;
   std::uint32_t sum = 0;  // uneven ones << 16 | all
-  std::uint64_t evens[quads];
 #pragma unroll
-  for (int q = 0; q < quads; ++q) {
-    std::uint32_t const quad = threadIdx.x * quads + static_cast<std::uint32_t>(q);
-    evens[q] = 0;
-#pragma unroll
-    for (std::uint32_t w = 0; w < Warps; ++w) { evens[q] += four[w * (code_bins / 4) + quad]; }
-#pragma unroll
-    for (std::uint32_t j = 0; j < 4; ++j) {
-      std::uint32_t const odd = uneven[quad * 4 + j];
-      if (odd > most_uneven) { totals[1] = 1; }
-      sum += (odd << 16) + odd + static_cast<std::uint32_t>(evens[q] >> (16 * j) & 0xFFFFu);
-    }
+  for (std::uint32_t j = 0; j < each; ++j) {
+    std::uint32_t const at = code_word(threadIdx.x * each + j);
+    std::uint32_t const odd = uneven[at];
+    if (odd > most_uneven) { totals[1] = 1; }
+    sum += (odd << 16) + odd + even[at];
   }
   std::uint32_t up_to = sum;
 #pragma unroll
@@ -267,25 +242,15 @@ BRAID_KERNEL void __launch_bounds__(Warps * 32, Warps == 16 ? 2 : 4) code_kernel
   }
   before += cols - (total & 0xFFFFu);
 #pragma unroll
-  for (int q = 0; q < quads; ++q) {
-    std::uint32_t const quad = threadIdx.x * quads + static_cast<std::uint32_t>(q);
-    std::uint64_t ends = 0;
-#pragma unroll
-    for (std::uint32_t j = 0; j < 4; ++j) {
-      std::uint32_t const odd = uneven[quad * 4 + j];
-      before += static_cast<std::uint32_t>(evens[q] >> (16 * j) & 0xFFFFu);
-      ends |= static_cast<std::uint64_t>(before & 0xFFFFu) << (16 * j);
-      uneven_rank[quad * 4 + j] = static_cast<std::uint16_t>(before);
-      uneven[quad * 4 + j] = before >> 16;
-      before += (odd << 16) + odd;
-    }
-    // Of equals the lower columns rank higher: a warp's begin below those of the warps before.
-#pragma unroll
-    for (std::uint32_t w = 0; w < Warps; ++w) {
-      std::uint64_t const here = four[w * (code_bins / 4) + quad];
-      four[w * (code_bins / 4) + quad] = ends;
-      ends -= here;
-    }
+  for (std::uint32_t j = 0; j < each; ++j) {
+    std::uint32_t const at = code_word(threadIdx.x * each + j);
+    std::uint32_t const odd = uneven[at];
+    std::uint32_t const equals = even[at];
+    even[at] = 2 * (before & 0xFFFFu) + equals - 1u;
+    before += equals;
+    below[at] = before & 0xFFFFu;
+    uneven[at] = before >> 16;
+    before += (odd << 16) + odd;
   }
   __syncthreads();
 
@@ -301,40 +266,42 @@ BRAID_KERNEL void __launch_bounds__(Warps * 32, Warps == 16 ? 2 : 4) code_kernel
       if (k + j >= Items) { break; }
       std::uint32_t const col = begin + static_cast<std::uint32_t>(k + j) * 32 + lane;
       std::uint32_t const word = __shfl_sync(0xFFFFFFFFu, block.word[j % 4], static_cast<int>(lane % 16) + j / 4 * 16) >> shift & 0xFFFFu;
-      if (col >= end || (item[k + j] & is_uneven) != 0) { continue; }
-      std::uint32_t const rank = own[item[k + j] >> 16] - (item[k + j] & (is_uneven - 1u)) - 1u;
-      codes[col] = static_cast<std::uint16_t>((item[k + j] & is_even) != 0 ? code_of(plan, a.offset[model], word, rank) : 0u);
+      std::uint32_t const key = item[k + j];
+      std::uint32_t const bin = bin_of(key);
+      if (col >= end || (key & 0xFFFFu) != 0 || (key != 0 && bin == 0)) { continue; }
+      codes[col] = static_cast<std::uint16_t>(key != 0 ? code_of(plan, a.offset[model], word, even[code_word(bin)]) : 0u);
     }
   }
 
   std::uint32_t const others = total >> 16;
   if (others == 0 && tiny == 0) { return; }
   code_writer<Plan> const write{plan, a.offset[model], a.codes[model], a.cols, a.first, nullptr, 0, 0};
-  __syncthreads();
 #pragma unroll
   for (int k = 0; k < Items; ++k) {
-    if ((item[k] & is_uneven) == 0 || item[k] >> 16 == 0) { continue; }
+    std::uint32_t const bin = bin_of(item[k]);
+    if ((item[k] & 0xFFFFu) == 0 || bin == 0) { continue; }
     std::uint32_t const col = begin + static_cast<std::uint32_t>(k) * 32 + lane;
-    list[atomicAdd(&uneven[item[k] >> 16], 1u)] = magnitude(col) << 16 | (0xFFFFu - col);
+    list[atomicAdd(&uneven[code_word(bin)], 1u)] = item[k] << 16 | col;
   }
   __syncthreads();
   // Now a bin's elements end where the next one's begin.
   for (std::uint32_t i = threadIdx.x; i < others; i += threads) {
-    std::uint32_t const mine = list[i];
-    std::uint32_t const col = 0xFFFFu - (mine & 0xFFFFu);
+    std::uint32_t const mine = list[i] >> 16;
+    std::uint32_t const col = list[i] & 0xFFFFu;
     std::uint32_t const bin = bin_of(magnitude(col));
-    std::uint32_t const last = uneven[bin];
-    std::uint32_t rank = uneven_rank[bin];
-    for (std::uint32_t k = uneven[bin - 1]; k < last; ++k) { rank += list[k] < mine ? 1u : 0u; }
-    write(row, col, rank);
+    std::uint32_t const last = uneven[code_word(bin)];
+    std::uint32_t twice = 2 * below[code_word(bin)] - 1u;
+    for (std::uint32_t k = uneven[code_word(bin - 1)]; k < last; ++k) {
+      std::uint32_t const other = list[k] >> 16;
+      twice += (other < mine ? 1u : 0u) + (other <= mine ? 1u : 0u);
+    }
+    write(row, col, twice);
   }
   std::uint32_t const zeros = cols - (total & 0xFFFFu) - tiny;
   for (std::uint32_t i = threadIdx.x; i < tiny; i += threads) {
-    std::uint32_t rank = zeros;
-    for (std::uint32_t k = 0; k < tiny; ++k) {
-      rank += tiny_key[k] < tiny_key[i] || (tiny_key[k] == tiny_key[i] && tiny_col[k] > tiny_col[i]) ? 1u : 0u;
-    }
-    write(row, tiny_col[i], rank);
+    std::uint32_t twice = 2 * zeros - 1u;
+    for (std::uint32_t k = 0; k < tiny; ++k) { twice += (tiny_key[k] < tiny_key[i] ? 1u : 0u) + (tiny_key[k] <= tiny_key[i] ? 1u : 0u); }
+    write(row, tiny_col[i], twice);
   }
 }
 

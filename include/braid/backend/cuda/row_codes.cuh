@@ -1,11 +1,9 @@
 #pragma once
 
-/// Starts what ranks rows: the kernel of codes, and sorts.
+/// Starts what ranks rows: the kernels of codes, and sorts.
 
 #include <braid/backend/cuda/launch.cuh>
-#include <braid/backend/cuda/method_blocks.cuh>
-#include <braid/backend/cuda/rank_codes.cuh>
-#include <braid/backend/cuda/row_ranks.cuh>
+#include <braid/backend/cuda/start_ranked.cuh>
 
 BRAID_NAMESPACE_BEGIN
 namespace detail {
@@ -13,7 +11,7 @@ namespace detail {
 /// Columns of the longest row that a block sorts.
 inline constexpr index_t most_sorted_cols = rank_threads * 29;
 
-/// write(row, column, rank) for the rows of a block that `write` names. Enqueues.
+/// write(row, column, twice the rank) for the rows of a block that `write` names. Enqueues.
 /// @param blocks  of threads; they share the rows
 /// @param cols  at most `most_sorted_cols`
 template <class Writer>
@@ -70,13 +68,7 @@ class row_codes {
       a.first = block.first;
       a.left = left.data();
       check_cuda(cudaMemsetAsync(left.data(), 0, sizeof(std::uint32_t), be.stream()), "clearing a count");
-      bool bf16 = a.base.type == dtype::bf16;
-      for (int m = 0; m < a.count; ++m) { bf16 = bf16 && a.models[m].type == dtype::bf16; }
-      if (bf16) {
-        start<true>(be, a);
-      } else {
-        start<false>(be, a);
-      }
+      start(be, a);
       for (int m = 0; m < a.count; ++m) {
         sort_rows(be, block, of[m], cols, static_cast<unsigned>(std::min<index_t>(block.rows, 264)), code_writer<Plan>{a.plans[m], a.offset[m], a.codes[m], cols, a.first, a.left, static_cast<std::uint32_t>(a.count), static_cast<std::uint32_t>(m)});
       }
@@ -89,12 +81,32 @@ class row_codes {
   }
 
  private:
-  template <bool Bf16>
   static void start(cuda const& be, code_arguments<Plan> const& a) {
+    bool suits = suits_ranked(a.base, a.cols);
+    for (int m = 0; m < a.count; ++m) { suits = suits && suits_ranked(a.models[m], a.cols); }
+    if (suits) {
+      with_few_models<coded_models>(a.count, [&]<int N>(std::integral_constant<int, N>) {
+        ranked_arguments<N, Plan, ranked_codes<N>> r{};
+        r.base = a.base;
+        for (int m = 0; m < N; ++m) {
+          r.models[m] = a.models[m];
+          r.plans[m] = a.plans[m];
+          r.out.to[m] = a.codes[m];
+          r.out.offset[m] = a.offset[m];
+        }
+        r.keys = a.keys;
+        r.rows = a.rows;
+        r.cols = a.cols;
+        r.first = a.first;
+        r.left = a.left;
+        start_ranked(be, r);
+      });
+      return;
+    }
     auto const blocks = static_cast<unsigned>(a.rows * a.count);
     auto const run = [&]<int Warps, int Items>(std::integral_constant<int, Warps>, std::integral_constant<int, Items>) {
-      auto const kernel = code_kernel<Warps, Items, Bf16, Plan>;
-      constexpr std::size_t shared = code_memory(Warps);
+      auto const kernel = code_kernel<Warps, Items, Plan>;
+      constexpr std::size_t shared = code_memory<Warps, Items>();
       allow_shared_memory(kernel);
       kernel<<<blocks, Warps * 32, shared, be.stream()>>>(a);
     };

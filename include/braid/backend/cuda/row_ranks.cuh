@@ -3,6 +3,7 @@
 /// Ranks of the magnitudes of a row's deltas, for rows that fit a block's shared memory.
 
 #include <braid/backend/cuda/element_inputs.cuh>
+#include <braid/backend/cuda/equal_places.cuh>
 
 BRAID_NAMESPACE_BEGIN
 namespace detail {
@@ -16,7 +17,7 @@ constexpr std::size_t rank_memory() noexcept {
   return static_cast<std::size_t>(rank_threads) * (Items * 6 + rank_digits * 2) + 128;
 }
 
-/// Where ranks go: ranks[row, column].
+/// Where ranks go, twice: ranks[row, column].
 struct rank_writer {
   std::uint32_t* ranks;
   index_t cols;
@@ -24,11 +25,16 @@ struct rank_writer {
 
   __device__ std::uint32_t rows() const noexcept { return count; }
   __device__ index_t row(std::uint32_t i) const noexcept { return i; }
-  __device__ void operator()(index_t row, index_t col, std::uint32_t rank) const noexcept { ranks[row * cols + col] = rank; }
+  __device__ void operator()(index_t row, index_t col, std::uint32_t twice) const noexcept { ranks[row * cols + col] = twice; }
 };
 
-/// write(row, column, rank): ascending; of equal magnitudes the lower column ranks higher. A radix sort of 4 bits a pass, from the last column to the first; a thread has a run of `Items` elements, an odd number, so that the threads of a
-/// warp meet different banks.
+/// Not inlined: one code for all of a thread's elements.
+__device__ __noinline__ inline std::uint32_t twice_place_of(std::uint32_t const* keys, int n, int i) noexcept {
+  return static_cast<std::uint32_t>(twice_mean_place(keys, n, i));
+}
+
+/// write(row, column, twice the rank): ascending; equal magnitudes share the mean of their ranks. A radix sort of 4 bits a pass; a
+/// thread has a run of `Items` elements, an odd number, so that the threads of a warp meet different banks.
 template <int Items, class Writer>
 __device__ void rank_row(device_input const& base, device_input const& model, index_t columns, index_t row, std::byte* memory, Writer const& write) {
   static_assert(Items % 2 == 1);
@@ -46,8 +52,8 @@ __device__ void rank_row(device_input const& base, device_input const& model, in
   for (int c = thread; c < cols; c += rank_threads) {
     float const x = widen_element(from + c * bytes_of(model.type), model.type) - widen_element(from_base + c * bytes_of(base.type), base.type);
     std::uint32_t const key = __float_as_uint(x) & 0x7FFFFFFFu;
-    keys[cols - 1 - c] = key;
-    numbers[cols - 1 - c] = static_cast<std::uint16_t>(c);
+    keys[c] = key;
+    numbers[c] = static_cast<std::uint16_t>(c);
     any |= key;
     all &= key;
   }
@@ -121,7 +127,18 @@ __device__ void rank_row(device_input const& base, device_input const& model, in
   }
   __syncthreads();
   // From places to columns: ranks take the keys' room.
-  for (int i = thread; i < cols; i += rank_threads) { keys[numbers[i]] = static_cast<std::uint32_t>(i); }
+  std::uint32_t twice[Items];
+#pragma unroll
+  for (int k = 0; k < Items; ++k) {
+    int const i = thread + k * rank_threads;
+    twice[k] = i < cols ? twice_place_of(keys, cols, i) : 0u;
+  }
+  __syncthreads();
+#pragma unroll
+  for (int k = 0; k < Items; ++k) {
+    int const i = thread + k * rank_threads;
+    if (i < cols) { keys[numbers[i]] = twice[k]; }
+  }
   __syncthreads();
   for (int c = thread; c < cols; c += rank_threads) { write(row, c, keys[c]); }
 }

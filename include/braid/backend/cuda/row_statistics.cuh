@@ -3,6 +3,7 @@
 /// What policies that rank inside a row have to know, for rows of any length: one block of threads a row and expert.
 
 #include <braid/backend/cuda/any_rows.cuh>
+#include <braid/backend/cuda/equal_places.cuh>
 
 BRAID_NAMESPACE_BEGIN
 namespace detail {
@@ -119,8 +120,8 @@ BRAID_KERNEL void find_row_cuts(Rows const* models, int experts, index_t cols, i
   if (threadIdx.x == 0) { cuts[blockIdx.x] = {prefix, last}; }
 }
 
-/// Ascending ranks of a row's magnitudes; of equal ones the lower column ranks higher. `room` has 4 x cols for each block:
-/// keys and columns, twice. A radix sort of 4 bits a pass, from the last column to the first; a thread has a run of elements.
+/// Twice the ascending ranks of a row's magnitudes; equal ones share the mean of theirs. `room` has 4 x cols for each block: keys
+/// and columns, twice. A radix sort of 4 bits a pass; a thread has a run of elements.
 template <class Rows>
 BRAID_KERNEL void find_row_ranks(Rows const* models, int experts, index_t cols, index_t first, std::uint32_t* room_of_all,
                                  std::uint32_t* ranks) {
@@ -133,9 +134,8 @@ BRAID_KERNEL void find_row_ranks(Rows const* models, int experts, index_t cols, 
   std::uint32_t* next_key = column + cols;
   std::uint32_t* next_column = next_key + cols;
   for (index_t i = threadIdx.x; i < cols; i += blockDim.x) {
-    index_t const c = cols - 1 - i;
-    key[i] = row(c);
-    column[i] = static_cast<std::uint32_t>(c);
+    key[i] = row(i);
+    column[i] = static_cast<std::uint32_t>(i);
   }
   index_t const run = (cols + blockDim.x - 1) / blockDim.x;
   index_t const begin = run * threadIdx.x;
@@ -171,7 +171,7 @@ BRAID_KERNEL void find_row_ranks(Rows const* models, int experts, index_t cols, 
   }
   __syncthreads();
   std::uint32_t* const rank = ranks + static_cast<index_t>(blockIdx.x) * cols;
-  for (index_t i = threadIdx.x; i < cols; i += blockDim.x) { rank[column[i]] = static_cast<std::uint32_t>(i); }
+  for (index_t i = threadIdx.x; i < cols; i += blockDim.x) { rank[column[i]] = static_cast<std::uint32_t>(twice_mean_place(key, cols, i)); }
 }
 
 }  // namespace detail

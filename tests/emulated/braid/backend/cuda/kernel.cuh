@@ -157,6 +157,19 @@ inline unsigned __reduce_max_sync(unsigned, unsigned mine) {
     return most;
   });
 }
+inline unsigned __reduce_add_sync(unsigned, unsigned mine) {
+  return emulated::in_warp(mine, [](auto const& at) {
+    unsigned sum = 0;
+    for (unsigned lane = 0; lane < 32; ++lane) { sum += at(lane); }
+    return sum;
+  });
+}
+inline unsigned __byte_perm(unsigned low, unsigned high, unsigned chosen) {
+  std::uint64_t const both = low | static_cast<std::uint64_t>(high) << 32;
+  unsigned r = 0;
+  for (unsigned i = 0; i < 4; ++i) { r |= static_cast<unsigned>(both >> (chosen >> 4 * i & 7u) * 8 & 255u) << 8 * i; }
+  return r;
+}
 inline int __popc(unsigned x) { return std::popcount(x); }
 inline int __ffs(int x) { return __builtin_ffs(x); }
 inline unsigned __brev(unsigned x) {
@@ -175,6 +188,13 @@ inline unsigned atomicInc(unsigned* p, unsigned last) {
   std::atomic_ref const there(*p);
   unsigned old = there.load();
   while (!there.compare_exchange_weak(old, old >= last ? 0 : old + 1)) {}
+  return old;
+}
+inline unsigned atomicExch(unsigned* p, unsigned x) { return std::atomic_ref(*p).exchange(x); }
+inline unsigned atomicMax(unsigned* p, unsigned x) {
+  std::atomic_ref const there(*p);
+  unsigned old = there.load();
+  while (x > old && !there.compare_exchange_weak(old, x)) {}
   return old;
 }
 inline unsigned long long atomicMin(unsigned long long* p, unsigned long long x) {
