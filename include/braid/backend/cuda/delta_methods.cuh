@@ -3,6 +3,7 @@
 /// The task-arithmetic family on a device: one kernel prunes, weighs, joins and adds.
 
 #include <braid/backend/cuda/delta_functions.cuh>
+#include <braid/backend/cuda/election.cuh>
 #include <braid/backend/cuda/elementwise_methods.cuh>
 #include <braid/backend/cuda/row_codes.cuh>
 #include <braid/backend/cuda/row_statistics.cuh>
@@ -79,6 +80,12 @@ class device_policy_pruner final : public device_pruner {
       : policies_(std::move(policies)), kept_(std::move(kept)), measures_(std::move(measures)), consensus_(consensus) {}
 
   void join(device_method_workspace& work, channel_block const& block, index_t cols, std::byte* out, join_numbers const& numbers) const override {
+    if constexpr (Prune::measures == statistic::tensor_cut && elects_sign<Consensus>) {
+      bool plain = !numbers.allow_nonfinite;
+      for (survivors const k : kept_) { plain = plain && k == survivors::some; }
+      for (float const f : numbers.factor) { plain = plain && f == 1.0f; }
+      if (plain && elect_ordinary(consensus_, work, block, cols, out, measures_.cuts, numbers.weight, numbers.lambda, numbers.normalize)) { return; }
+    }
     for_each_part(work, block, cols, [&](channel_block const& part, index_t first, auto const& plans_of) {
       map_elements(work, part, cols, out + first * cols * static_cast<index_t>(size_of(block.out)), operand::deltas, numbers.allow_nonfinite,
                    [&]<int Most>(std::integral_constant<int, Most> most) {
