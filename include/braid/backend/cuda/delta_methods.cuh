@@ -280,14 +280,7 @@ struct delta_pruning<cuda> {
     auto const select = [&](std::vector<index_t> const& wanted, detail::radix_select::order order) {
       detail::device_method_workspace work(be);
       detail::device_block const block(be, tensor);
-      // One cut a model at a time.
-      std::vector<magnitude_cut> cuts_of;
-      auto const models = static_cast<std::ptrdiff_t>(tensor.experts.size());
-      for (auto at = wanted.begin(); at != wanted.end(); at += models) {
-        auto const some = detail::select_deltas(work, block.get(), tensor.cols, {at, at + models}, order);
-        cuts_of.insert(cuts_of.end(), some.begin(), some.end());
-      }
-      return cuts_of;
+      return detail::select_deltas(work, block.get(), tensor.cols, wanted, order);
     };
     std::vector<detail::survivors> kept = detail::survivors_of(policies, cuts);
     detail::pruning_measures measures = detail::measure_pruning(tensor, policies, kept, std::move(keys), cuts, select);

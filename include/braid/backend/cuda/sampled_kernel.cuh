@@ -9,10 +9,8 @@
 BRAID_NAMESPACE_BEGIN
 namespace detail {
 
-/// One model's cut in the making, in device memory.
+/// One cut of one model in the making, in device memory.
 struct sampled_stream {
-  // Told.
-  unsigned long long wanted;  // elements to take
   // Found by the sample: the cut's likely magnitude, and between which it lies almost surely.
   std::uint32_t low;
   std::uint32_t middle;
@@ -23,38 +21,55 @@ struct sampled_stream {
   unsigned long long equal;       // to `middle`
   unsigned long long candidates;  // between, without those
   unsigned long long larger;      // candidates beyond `middle`
-  bool overflow;                  // more candidates than there is room for
+  bool overflow;                  // more candidates than there is room for, or NaN or infinity
   // Found.
   enum state_type : std::uint32_t { missed, found, among_candidates } state;
   magnitude_cut cut;
-  unsigned long long rank;        // of the last taken among the candidates, from 1
+  // Among candidates (candidate_search.cuh).
+  unsigned long long rank;        // of the last taken among those that begin with `prefix`, from 1
+  unsigned long long prefix;
+  int left;                       // bits behind the prefix
 };
 
+#ifndef BRAID_T_TILES
+#define BRAID_T_TILES 4
+#endif
+#ifndef BRAID_T_STEPS
+#define BRAID_T_STEPS 4
+#endif
 inline constexpr int sample_threads = 1024;
 inline constexpr unsigned sample_bins = 2 * sample_threads;
-inline constexpr int sample_tiles = 1;                                                 // a thread
-inline constexpr int sampled_chunk_steps = 4;
+inline constexpr int sample_tiles = BRAID_T_TILES;                                                 // a thread
+inline constexpr int sampled_chunk_steps = BRAID_T_STEPS;
 inline constexpr index_t sampled_chunk = 256 * tile_elements * sampled_chunk_steps;  // elements of a block
 inline constexpr unsigned chunk_candidates = 4096;                                    // of a model
+inline constexpr int most_sampled_streams = 2 * most_few_models;
 
 template <int Most>
 struct sampled_arguments {
-  element_inputs<Most> in;        // one row
-  sampled_stream* streams;
-  std::uint32_t* equals;          // [chunks, models]: elements that equal `middle`
-  unsigned long long* candidates; // [models, room]: distance from the first magnitude << index_bits | number of the element
+  element_inputs<Most> in;         // one row
+  int cuts;                        // of each model: 1 or 2
+  unsigned long long wanted[most_sampled_streams];  // [cuts, models]: elements to take; of none and of all nothing is found
+  sampled_stream* streams;         // [cuts, models]
+  std::uint32_t* equals;           // [chunks, streams]: elements that equal `middle`
+  unsigned long long* candidates;  // [streams, room]: distance from the first magnitude << index_bits | number of the element
   unsigned long long room;
   int index_bits;
-  bool largest;                   // whether the largest are taken, or the smallest
+  bool largest;                    // whether the largest are taken, or the smallest
 };
 
-/// A block takes a model, and the order statistics of its sample.
+struct sample_room {
+  std::uint32_t of_warps[32 * 3];
+  std::uint32_t found[6];
+  std::uint32_t counts[3 * sample_bins];
+};
+
+/// A block takes a stream, and the order statistics of its sample.
 template <int Most>
 BRAID_KERNEL void __launch_bounds__(sample_threads) sample_kernel(__grid_constant__ sampled_arguments<Most> const a) {
-  BRAID_BLOCK_OBJECT(std::uint32_t, room[32 * 3 + 6]);
-  BRAID_BLOCK_OBJECT(std::uint32_t, counts[3 * sample_bins]);
-  device_input const model = a.in.models[blockIdx.x];
-  sampled_stream& stream = a.streams[blockIdx.x];
+  BRAID_BLOCK_OBJECT(sample_room, own);
+  device_input const model = a.in.models[blockIdx.x % static_cast<unsigned>(a.in.count)];
+  unsigned long long const wanted = a.wanted[blockIdx.x];
   constexpr std::uint32_t tiles = sample_threads * sample_tiles;
   constexpr std::uint32_t samples = tiles * tile_elements;
   index_t const stride = a.in.cols / tile_elements / tiles;
@@ -75,7 +90,7 @@ BRAID_KERNEL void __launch_bounds__(sample_threads) sample_kernel(__grid_constan
     for (int j = 0; j < tile_elements; ++j) { key[k][j] = magnitude_key(x[j] - p[j]); }
   }
   // Ranks from the top.
-  double const share = static_cast<double>(stream.wanted) / static_cast<double>(a.in.cols);
+  double const share = static_cast<double>(wanted) / static_cast<double>(a.in.cols);
   double const q = a.largest ? share : 1.0 - share;
   double const margin = 5.0 * ::sqrt(samples * q * (1.0 - q)) + 2.0;
   double const ranks[3] = {q * samples + margin, q * samples, q * samples - margin};
@@ -90,7 +105,7 @@ BRAID_KERNEL void __launch_bounds__(sample_threads) sample_kernel(__grid_constan
   for (int pass = 0; pass < 3; ++pass) {
     int const shift = pass == 0 ? 20 : pass == 1 ? 10 : 0;
     int const bits = pass == 0 ? 11 : 10;
-    for (unsigned i = threadIdx.x; i < 3 * sample_bins; i += sample_threads) { counts[i] = 0; }
+    for (unsigned i = threadIdx.x; i < 3 * sample_bins; i += sample_threads) { own.counts[i] = 0; }
     __syncthreads();
 #pragma unroll
     for (int k = 0; k < sample_tiles; ++k) {
@@ -98,7 +113,7 @@ BRAID_KERNEL void __launch_bounds__(sample_threads) sample_kernel(__grid_constan
       for (int j = 0; j < tile_elements; ++j) {
         std::uint32_t const bin = key[k][j] >> shift & ((1u << bits) - 1u);
         for (unsigned r = 0; r < (pass == 0 ? 1u : 3u); ++r) {
-          if (pass == 0 || key[k][j] >> (shift + bits) == value[r]) { atomicAdd(&counts[r * sample_bins + bin], 1u); }
+          if (pass == 0 || key[k][j] >> (shift + bits) == value[r]) { atomicAdd(&own.counts[r * sample_bins + bin], 1u); }
         }
       }
     }
@@ -108,168 +123,234 @@ BRAID_KERNEL void __launch_bounds__(sample_threads) sample_kernel(__grid_constan
     std::uint32_t sum[3];
 #pragma unroll
     for (unsigned r = 0; r < 3; ++r) {
-      std::uint32_t const* const of = counts + (pass == 0 ? 0u : r * sample_bins);
+      std::uint32_t const* const of = own.counts + (pass == 0 ? 0u : r * sample_bins);
       sum[r] = of[top] + of[top - 1];
 #pragma unroll
       for (unsigned step = 1; step < 32; step *= 2) {
         std::uint32_t const lower = __shfl_up_sync(0xFFFFFFFFu, sum[r], step);
         if (threadIdx.x % 32 >= step) { sum[r] += lower; }
       }
-      if (threadIdx.x % 32 == 31) { room[r * 32 + threadIdx.x / 32] = sum[r]; }
+      if (threadIdx.x % 32 == 31) { own.of_warps[r * 32 + threadIdx.x / 32] = sum[r]; }
     }
     __syncthreads();
 #pragma unroll
     for (unsigned r = 0; r < 3; ++r) {
-      std::uint32_t const* const of = counts + (pass == 0 ? 0u : r * sample_bins);
+      std::uint32_t const* const of = own.counts + (pass == 0 ? 0u : r * sample_bins);
       std::uint32_t const both = of[top] + of[top - 1];
       std::uint32_t above = sum[r] - both;
-      for (unsigned w = 0; w < threadIdx.x / 32; ++w) { above += room[r * 32 + w]; }
+      for (unsigned w = 0; w < threadIdx.x / 32; ++w) { above += own.of_warps[r * 32 + w]; }
       if (above < left[r] && left[r] <= above + both) {
         bool const first = left[r] <= above + of[top];
-        room[96 + r] = first ? top : top - 1;
-        room[99 + r] = first ? above : above + of[top];
+        own.found[r] = first ? top : top - 1;
+        own.found[3 + r] = first ? above : above + of[top];
       }
     }
     __syncthreads();
 #pragma unroll
     for (int r = 0; r < 3; ++r) {
-      value[r] = value[r] << bits | room[96 + r];
-      left[r] -= room[99 + r];
+      value[r] = value[r] << bits | own.found[r];
+      left[r] -= own.found[3 + r];
     }
     __syncthreads();
   }
   if (threadIdx.x == 0) {
+    constexpr std::uint32_t infinite = 0x7F800000u;
     std::uint32_t const low = ranks[0] > samples ? 0u : value[0];
-    std::uint32_t const high = ranks[2] < 1.0 ? 0x7FFFFFFFu : value[2];
+    std::uint32_t const high = ranks[2] < 1.0 ? infinite : value[2];
+    sampled_stream stream{};
     // Which of equal zeros are taken makes no difference to anyone, so they aren't kept as candidates.
     stream.reaches_zero = low == 0 && value[1] != 0;
     stream.low = low == 0 && high != 0 ? 1u : low;
     stream.middle = value[1];
     stream.high = high;
+    if (wanted == 0 || wanted >= static_cast<unsigned long long>(a.in.cols)) { stream.low = stream.middle = stream.high = infinite; }
+    a.streams[blockIdx.x] = stream;
   }
 }
 
+/// What a block of the kernel below counts, and which elements it finds between.
+template <int N, int Cuts>
+struct chunk_counts {
+  static constexpr unsigned streams = N * Cuts;
+  static constexpr unsigned room = N * chunk_candidates / Cuts;  // of each cut
+  std::uint16_t kept[Cuts][room];                                // model x sampled_chunk + number in the chunk
+  unsigned long long place[streams];
+  std::uint32_t kept_count[Cuts];
+  std::uint32_t of_stream[streams];
+  std::uint32_t given[streams];
+  std::uint32_t equal[streams];
+  std::uint32_t beyond[streams];
+  std::uint32_t larger[streams];
+  bool odd;  // NaN or infinity
+};
+
 /// A block takes a chunk of the elements of all models.
 /// Usual: all are bfloat16.
-template <int N, bool Usual, int Most>
+template <int N, int Cuts, bool Usual, int Most>
 BRAID_KERNEL void __launch_bounds__(256) count_around_kernel(__grid_constant__ sampled_arguments<Most> const a) {
   BRAID_BLOCK_MEMORY(memory);
-  auto* const kept = reinterpret_cast<std::uint16_t*>(memory);  // [models, chunk_candidates]: numbers in the chunk
-  auto* const place = reinterpret_cast<unsigned long long*>(kept + N * chunk_candidates);
-  auto* const kept_count = reinterpret_cast<std::uint32_t*>(place + N);
-  std::uint32_t* const equal_count = kept_count + N;
-  std::uint32_t* const above_count = kept_count + 2 * N;
-  std::uint32_t* const larger_count = kept_count + 3 * N;
-  if (threadIdx.x < 4 * N) { kept_count[threadIdx.x] = 0; }
-  __syncthreads();
-  std::uint32_t low[N];
-  std::uint32_t high[N];
-  std::uint32_t middle[N];
-  std::uint32_t above[N];
-  std::uint32_t equal[N];
-#pragma unroll
-  for (int i = 0; i < N; ++i) {
-    low[i] = a.streams[i].low;
-    high[i] = a.streams[i].high;
-    middle[i] = a.streams[i].middle;
-    above[i] = 0;
-    equal[i] = 0;
+  auto& own = *reinterpret_cast<chunk_counts<N, Cuts>*>(memory);
+  constexpr unsigned streams = N * Cuts;
+  static_assert(N * sampled_chunk <= 65536, "braid: places of candidates are 16 bits");
+  if (threadIdx.x < streams) {
+    own.of_stream[threadIdx.x] = 0;
+    own.given[threadIdx.x] = 0;
+    own.equal[threadIdx.x] = 0;
+    own.beyond[threadIdx.x] = 0;
+    own.larger[threadIdx.x] = 0;
   }
+  if (threadIdx.x < Cuts) { own.kept_count[threadIdx.x] = 0; }
+  if (threadIdx.x == 0) { own.odd = false; }
+  __syncthreads();
+  float low[streams];
+  float high[streams];
+  float middle[streams];
+  float beyond[streams];
+  float equal[streams];
+#pragma unroll
+  for (unsigned s = 0; s < streams; ++s) {
+    low[s] = __uint_as_float(a.streams[s].low);
+    high[s] = __uint_as_float(a.streams[s].high);
+    middle[s] = __uint_as_float(a.streams[s].middle);
+    beyond[s] = 0.0f;
+    equal[s] = 0.0f;
+  }
+  float zero = 0.0f;  // times anything finite
+  unsigned const lane = threadIdx.x % 32;
   index_t const chunk = static_cast<index_t>(blockIdx.x) * sampled_chunk;
 #pragma unroll 1
   for (int step = 0; step < sampled_chunk_steps; ++step) {
     int const at = (step * 256 + static_cast<int>(threadIdx.x)) * tile_elements;
-    if (chunk + at >= a.in.cols) { break; }
-    element_tile<N> tile;
-    if constexpr (Usual) {
-      load_deltas<N, tile_layout::together>(a.in, 0, chunk + at, tile);
-    } else {
-      load_elements<N, tile_layout::together>(a.in, 0, chunk + at, true, tile);
+    std::uint32_t inside[Cuts];  // a bit an element
+#pragma unroll
+    for (int c = 0; c < Cuts; ++c) { inside[c] = 0; }
+    if (chunk + at < a.in.cols) {
+      element_tile<N> tile;
+      if constexpr (Usual) {
+        load_deltas<N, tile_layout::together>(a.in, 0, chunk + at, tile);
+      } else {
+        load_elements<N, tile_layout::together>(a.in, 0, chunk + at, true, tile);
+      }
+#pragma unroll
+      for (int i = 0; i < N; ++i) {
+#pragma unroll
+        for (int j = 0; j < tile_elements; ++j) {
+          zero = ptx::fused(tile.x[i][j], 0.0f, zero);
+#pragma unroll
+          for (int c = 0; c < Cuts; ++c) {
+            int const s = c * N + i;
+            ptx::place_in_bracket(tile.x[i][j], low[s], middle[s], high[s], equal[s], beyond[s], inside[c], 1u << (i * tile_elements + j));
+          }
+        }
+      }
     }
 #pragma unroll
-    for (int i = 0; i < N; ++i) {
-      std::uint32_t inside = 0;  // a bit an element
+    for (int c = 0; c < Cuts; ++c) {
+      // Places of the warp's candidates, from the lowest lane.
+      auto const mine = static_cast<std::uint32_t>(__popc(inside[c]));
+      std::uint32_t sum = mine;
 #pragma unroll
-      for (int j = 0; j < tile_elements; ++j) {
-        std::uint32_t const key = magnitude_key(tile.x[i][j]);
-        above[i] += key > high[i] ? 1u : 0u;
-        equal[i] += key == middle[i] ? 1u : 0u;
-        inside |= key - low[i] <= high[i] - low[i] && key != middle[i] ? 1u << j : 0u;
+      for (unsigned reach = 1; reach < 32; reach *= 2) {
+        std::uint32_t const lower = __shfl_up_sync(0xFFFFFFFFu, sum, reach);
+        if (lane >= reach) { sum += lower; }
       }
-      if (inside == 0) { continue; }
-      std::uint32_t slot = atomicAdd(&kept_count[i], static_cast<std::uint32_t>(__popc(inside)));
-      for (; inside != 0; inside &= inside - 1, ++slot) {
-        if (slot < chunk_candidates) { kept[static_cast<unsigned>(i) * chunk_candidates + slot] = static_cast<std::uint16_t>(at + __ffs(static_cast<int>(inside)) - 1); }
+      std::uint32_t slot = 0;
+      if (lane == 31 && sum != 0) { slot = atomicAdd(&own.kept_count[c], sum); }
+      slot = __shfl_sync(0xFFFFFFFFu, slot, 31) + sum - mine;
+      for (std::uint32_t left = inside[c]; left != 0; left &= left - 1, ++slot) {
+        auto const bit = static_cast<std::uint32_t>(__ffs(static_cast<int>(left)) - 1);
+        if (slot < own.room) {
+          own.kept[c][slot] = static_cast<std::uint16_t>(bit / tile_elements * static_cast<std::uint32_t>(sampled_chunk) + static_cast<std::uint32_t>(at) + bit % tile_elements);
+        }
       }
     }
   }
+  if (zero != zero) { own.odd = true; }
 #pragma unroll
-  for (int i = 0; i < N; ++i) {
-    std::uint32_t const of_warp_above = __reduce_add_sync(0xFFFFFFFFu, above[i]);
-    std::uint32_t const of_warp_equal = __reduce_add_sync(0xFFFFFFFFu, equal[i]);
-    if (threadIdx.x % 32 == 0) {
-      atomicAdd(&above_count[i], of_warp_above);
-      atomicAdd(&equal_count[i], of_warp_equal);
+  for (unsigned s = 0; s < streams; ++s) {
+    // Both counts of a warp are below 2^16.
+    std::uint32_t const both = __reduce_add_sync(0xFFFFFFFFu, static_cast<std::uint32_t>(beyond[s]) << 16 | static_cast<std::uint32_t>(equal[s]));
+    if (lane == 0) {
+      atomicAdd(&own.beyond[s], both >> 16);
+      atomicAdd(&own.equal[s], both & 0xFFFFu);
     }
   }
   __syncthreads();
-  if (threadIdx.x < N) {
-    sampled_stream& stream = a.streams[threadIdx.x];
-    std::uint32_t const count = kept_count[threadIdx.x];
-    place[threadIdx.x] = atomicAdd(&stream.candidates, static_cast<unsigned long long>(count));
-    if (count > chunk_candidates || place[threadIdx.x] + count > a.room) { stream.overflow = true; }
-    atomicAdd(&stream.above, static_cast<unsigned long long>(above_count[threadIdx.x]));
-    atomicAdd(&stream.equal, static_cast<unsigned long long>(equal_count[threadIdx.x]));
-    a.equals[static_cast<index_t>(blockIdx.x) * N + threadIdx.x] = equal_count[threadIdx.x];
+  // The candidates: how many there are of each stream, then each to its place; they are read again, from a cache.
+#pragma unroll 1
+  for (unsigned c = 0; c < Cuts; ++c) {
+    std::uint32_t const count = own.kept_count[c] < own.room ? own.kept_count[c] : own.room;
+    for (std::uint32_t k = threadIdx.x; k < count; k += blockDim.x) { atomicAdd(&own.of_stream[c * N + own.kept[c][k] / static_cast<unsigned>(sampled_chunk)], 1u); }
   }
   __syncthreads();
-  // The candidates are read again, from a cache.
-  for (int i = 0; i < N; ++i) {
-    std::uint32_t const count = kept_count[i] < chunk_candidates ? kept_count[i] : chunk_candidates;
-    device_input const input = a.in.models[i];
-    sampled_stream const& stream = a.streams[i];
-    std::uint32_t larger = 0;
-    for (std::uint32_t k = threadIdx.x; k < count && place[i] + k < a.room; k += blockDim.x) {
-      index_t const col = chunk + kept[static_cast<unsigned>(i) * chunk_candidates + k];
+  if (threadIdx.x < streams) {
+    unsigned const s = threadIdx.x;
+    sampled_stream& stream = a.streams[s];
+    std::uint32_t const count = own.of_stream[s];
+    own.place[s] = atomicAdd(&stream.candidates, static_cast<unsigned long long>(count));
+    if (own.kept_count[s / N] > own.room || own.place[s] + count > a.room || own.odd) { stream.overflow = true; }
+    atomicAdd(&stream.above, static_cast<unsigned long long>(own.beyond[s] - own.equal[s]));
+    atomicAdd(&stream.equal, static_cast<unsigned long long>(own.equal[s]));
+    a.equals[static_cast<index_t>(blockIdx.x) * streams + s] = own.equal[s];
+  }
+  __syncthreads();
+#pragma unroll 1
+  for (unsigned c = 0; c < Cuts; ++c) {
+    std::uint32_t const count = own.kept_count[c] < own.room ? own.kept_count[c] : own.room;
+    for (std::uint32_t k = threadIdx.x; k < count; k += blockDim.x) {
+      std::uint32_t const one = own.kept[c][k];
+      std::uint32_t const model = one / static_cast<unsigned>(sampled_chunk);
+      std::uint32_t const s = c * N + model;
+      unsigned long long const place = own.place[s] + atomicAdd(&own.given[s], 1u);
+      if (place >= a.room) { continue; }
+      device_input const input = a.in.models[model];
+      sampled_stream const& stream = a.streams[s];
+      index_t const col = chunk + one % static_cast<unsigned>(sampled_chunk);
       float const p = widen_element(a.in.base.data + col * bytes_of(a.in.base.type), a.in.base.type);
       std::uint32_t const key = magnitude_key(widen_element(input.data + col * bytes_of(input.type), input.type) - p);
-      a.candidates[static_cast<unsigned>(i) * a.room + place[i] + k] =
+      a.candidates[s * a.room + place] =
           static_cast<unsigned long long>(a.largest ? stream.high - key : key - stream.low) << a.index_bits | static_cast<unsigned long long>(col);
-      larger += key > stream.middle ? 1u : 0u;
+      if (key > stream.middle) { atomicAdd(&own.larger[s], 1u); }
     }
-    larger = __reduce_add_sync(0xFFFFFFFFu, larger);
-    if (threadIdx.x % 32 == 0 && larger != 0) { atomicAdd(&larger_count[i], larger); }
   }
   __syncthreads();
-  if (threadIdx.x < N && larger_count[threadIdx.x] != 0) {
-    atomicAdd(&a.streams[threadIdx.x].larger, static_cast<unsigned long long>(larger_count[threadIdx.x]));
+  if (threadIdx.x < streams && own.larger[threadIdx.x] != 0) {
+    atomicAdd(&a.streams[threadIdx.x].larger, static_cast<unsigned long long>(own.larger[threadIdx.x]));
   }
 }
 
-/// A block takes a model: where its cut lies, and, among equals of `middle`, which is the last that is taken. 1024 threads.
+struct find_room {
+  std::uint32_t of_warps[32];
+  unsigned long long left_in_chunk;
+  std::uint32_t chunk_found;
+};
+
+/// A block takes a stream: where its cut lies, and, among equals of `middle`, which is the last that is taken. 1024 threads.
 template <int Most>
 BRAID_KERNEL void __launch_bounds__(1024) find_cut_kernel(__grid_constant__ sampled_arguments<Most> const a, std::uint32_t chunks) {
-  BRAID_BLOCK_OBJECT(std::uint32_t, room[32]);
-  BRAID_BLOCK_OBJECT(unsigned long long, left_in_chunk);
-  BRAID_BLOCK_OBJECT(std::uint32_t, chunk_found);
-  auto const model = blockIdx.x;
-  sampled_stream& stream = a.streams[model];
+  BRAID_BLOCK_OBJECT(find_room, shared);
+  auto const number = blockIdx.x;
+  auto const model = number % static_cast<unsigned>(a.in.count);
+  sampled_stream& stream = a.streams[number];
+  unsigned long long const wanted = a.wanted[number];
   auto const total = static_cast<unsigned long long>(a.in.cols);
   unsigned long long const before = a.largest ? stream.above : total - stream.above - stream.equal - stream.candidates;
   unsigned long long const first = a.largest ? stream.larger : stream.candidates - stream.larger;
-  bool const beyond = stream.wanted > before + stream.equal + stream.candidates;
-  if (stream.overflow || stream.wanted <= before || beyond) {
+  bool const beyond = wanted > before + stream.equal + stream.candidates;
+  if (stream.overflow || wanted <= before || beyond) {
     if (threadIdx.x == 0 && !stream.overflow && stream.reaches_zero && beyond == a.largest) {
       stream.cut = {0, a.in.cols};
       stream.state = sampled_stream::found;
     }
     return;
   }
-  unsigned long long const rank = stream.wanted - before;
+  unsigned long long const rank = wanted - before;
   if (rank <= first || rank > first + stream.equal) {
     if (threadIdx.x == 0) {
       stream.state = sampled_stream::among_candidates;
       stream.rank = rank <= first ? rank : rank - stream.equal;
+      stream.prefix = 0;
+      stream.left = a.index_bits + 32 - __clz(static_cast<int>(stream.high - stream.low));
     }
     return;
   }
@@ -289,30 +370,30 @@ BRAID_KERNEL void __launch_bounds__(1024) find_cut_kernel(__grid_constant__ samp
       std::uint32_t const lower = __shfl_up_sync(0xFFFFFFFFu, sum, step);
       if (threadIdx.x % 32 >= step) { sum += lower; }
     }
-    if (threadIdx.x % 32 == 31) { room[threadIdx.x / 32] = sum; }
+    if (threadIdx.x % 32 == 31) { shared.of_warps[threadIdx.x / 32] = sum; }
     __syncthreads();
     std::uint32_t ahead = 0;
-    for (unsigned w = 0; w < threadIdx.x / 32; ++w) { ahead += room[w]; }
+    for (unsigned w = 0; w < threadIdx.x / 32; ++w) { ahead += shared.of_warps[w]; }
     sum_before = ahead + sum - mine;
     __syncthreads();
   };
-  auto const models = static_cast<std::uint32_t>(a.in.count);
+  auto const streams = static_cast<std::uint32_t>(a.in.count * a.cuts);
   std::uint32_t const each = (chunks + 1023) / 1024;
   std::uint32_t const begin = each * threadIdx.x;
   std::uint32_t mine = 0;
-  for (std::uint32_t c = begin; c < begin + each && c < chunks; ++c) { mine += a.equals[c * models + model]; }
+  for (std::uint32_t c = begin; c < begin + each && c < chunks; ++c) { mine += a.equals[c * streams + number]; }
   std::uint32_t sum_before = 0;
   scan(mine, sum_before);
   if (left > sum_before && left <= static_cast<unsigned long long>(sum_before) + mine) {
     unsigned long long rest = left - sum_before;
     std::uint32_t c = begin;
-    for (; a.equals[c * models + model] < rest; ++c) { rest -= a.equals[c * models + model]; }
-    chunk_found = c;
-    left_in_chunk = rest;
+    for (; a.equals[c * streams + number] < rest; ++c) { rest -= a.equals[c * streams + number]; }
+    shared.chunk_found = c;
+    shared.left_in_chunk = rest;
   }
   __syncthreads();
   constexpr int own = static_cast<int>(sampled_chunk / 1024);
-  index_t const from = static_cast<index_t>(chunk_found) * sampled_chunk + static_cast<index_t>(threadIdx.x) * own;
+  index_t const from = static_cast<index_t>(shared.chunk_found) * sampled_chunk + static_cast<index_t>(threadIdx.x) * own;
   device_input const input = a.in.models[model];
   auto const equals = [&](int k) {
     index_t const col = from + k;
@@ -323,40 +404,14 @@ BRAID_KERNEL void __launch_bounds__(1024) find_cut_kernel(__grid_constant__ samp
   mine = 0;
   for (int k = 0; k < own; ++k) { mine += equals(k) ? 1u : 0u; }
   scan(mine, sum_before);
-  if (left_in_chunk > sum_before && left_in_chunk <= static_cast<unsigned long long>(sum_before) + mine) {
-    unsigned long long rest = left_in_chunk - sum_before;
+  if (shared.left_in_chunk > sum_before && shared.left_in_chunk <= static_cast<unsigned long long>(sum_before) + mine) {
+    unsigned long long rest = shared.left_in_chunk - sum_before;
     int k = 0;
     for (;; ++k) {
       if (equals(k) && --rest == 0) { break; }
     }
     stream.cut = {bits, from + k + a.in.first_col};
     stream.state = sampled_stream::found;
-  }
-}
-
-/// Which candidates a pass counts.
-struct candidate_pass {
-  unsigned long long const* candidates[most_count_streams];
-  unsigned long long count[most_count_streams];
-  unsigned long long prefix[most_count_streams];
-  int shift;
-  int bits;
-  std::uint32_t* counts;  // [streams, bins]
-};
-
-/// counts[stream, bin] += candidates that begin with the stream's prefix, by the `bits` bits above `shift`.
-BRAID_KERNEL void count_candidates_kernel(__grid_constant__ candidate_pass const a, std::uint32_t stream, std::uint32_t blocks) {
-  BRAID_BLOCK_OBJECT(std::uint32_t, bins[count_bins]);
-  for (unsigned b = threadIdx.x; b < count_bins; b += blockDim.x) { bins[b] = 0; }
-  __syncthreads();
-  unsigned long long const step = static_cast<unsigned long long>(blocks) * blockDim.x;
-  for (unsigned long long i = static_cast<unsigned long long>(blockIdx.x) * blockDim.x + threadIdx.x; i < a.count[stream]; i += step) {
-    unsigned long long const one = a.candidates[stream][i];
-    if (one >> a.shift >> a.bits == a.prefix[stream]) { atomicAdd(&bins[one >> a.shift & ((1u << a.bits) - 1u)], 1u); }
-  }
-  __syncthreads();
-  for (unsigned b = threadIdx.x; b < count_bins; b += blockDim.x) {
-    if (bins[b] != 0) { atomicAdd(&a.counts[stream * count_bins + b], bins[b]); }
   }
 }
 

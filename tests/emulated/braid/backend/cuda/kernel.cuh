@@ -157,6 +157,15 @@ inline unsigned __reduce_max_sync(unsigned, unsigned mine) {
     return most;
   });
 }
+inline unsigned __reduce_add_sync(unsigned, unsigned mine) {
+  return emulated::in_warp(mine, [](auto const& at) {
+    unsigned sum = 0;
+    for (unsigned lane = 0; lane < 32; ++lane) { sum += at(lane); }
+    return sum;
+  });
+}
+inline void __threadfence() {}
+inline int __clz(int x) { return std::countl_zero(static_cast<unsigned>(x)); }
 inline int __popc(unsigned x) { return std::popcount(x); }
 inline int __ffs(int x) { return __builtin_ffs(x); }
 inline unsigned __brev(unsigned x) {

@@ -1,0 +1,239 @@
+#include <braid/backend/cuda/candidate_search.cuh>
+#include <braid/backend/cuda/election_kernel.cuh>
+
+#include "support/catch.hpp"
+#include "support/method_models.hpp"
+#include "emulated/placed_family.hpp"
+
+#include <bit>
+
+using namespace braid_test;
+namespace detail = braid::detail;
+using braid::bfloat16;
+
+namespace {
+
+/// One cut, or two, of each model by the kernels alone: those that they don't find are left out.
+std::vector<std::optional<braid::magnitude_cut>> sampled_cuts(placed_family const& p, std::vector<index_t> const& wanted, bool largest, int models) {
+  std::size_t const n = wanted.size();
+  index_t const cols = p.request.inputs.cols;
+  detail::sampled_arguments<4> a{};
+  a.in = detail::inputs_of<4>(p.block, cols, {detail::operand::deltas});
+  REQUIRE(a.in.rows == 1);
+  a.cuts = static_cast<int>(n) / models;
+  std::copy(wanted.begin(), wanted.end(), a.wanted);
+  index_t const elements = a.in.cols;
+  auto const chunks = static_cast<std::uint32_t>((elements + detail::sampled_chunk - 1) / detail::sampled_chunk);
+  a.room = static_cast<unsigned long long>(elements / (8 * a.cuts));
+  a.index_bits = static_cast<int>(std::bit_width(static_cast<std::uint64_t>(elements)));
+  a.largest = largest;
+  std::vector<detail::sampled_stream> streams(n);
+  std::vector<std::uint32_t> equals(chunks * n);
+  std::vector<unsigned long long> candidates(a.room * n);
+  std::vector<detail::digit_counts> digits(detail::candidate_digits);
+  a.streams = streams.data();
+  a.equals = equals.data();
+  a.candidates = candidates.data();
+  emulated::run(static_cast<int>(n), 1, detail::sample_threads, 16, sizeof(detail::sample_room), [&a] { detail::sample_kernel<4>(a); });
+  bool usual = a.in.base.type == dtype::bf16;
+  for (int i = 0; i < models; ++i) { usual = usual && a.in.models[i].type == dtype::bf16; }
+  auto const count = [&]<int N, int Cuts>(std::integral_constant<int, N>, std::integral_constant<int, Cuts>) {
+    emulated::run(static_cast<int>(chunks), 1, 256, sizeof(detail::chunk_counts<N, Cuts>), 16, [&a, usual] {
+      usual ? detail::count_around_kernel<N, Cuts, true, 4>(a) : detail::count_around_kernel<N, Cuts, false, 4>(a);
+    });
+  };
+  using one = std::integral_constant<int, 1>;
+  using two = std::integral_constant<int, 2>;
+  if (models == 1) {
+    a.cuts == 1 ? count(one{}, one{}) : count(one{}, two{});
+  } else {
+    a.cuts == 1 ? count(two{}, one{}) : count(two{}, two{});
+  }
+  emulated::run(static_cast<int>(n), 1, 1024, 16, sizeof(detail::find_room), [&a, chunks] { detail::find_cut_kernel<4>(a, chunks); });
+  constexpr std::uint32_t blocks = 2;
+  for (auto& d : digits) {
+    emulated::run(static_cast<int>(n * blocks), 1, detail::search_threads, 16, sizeof(detail::search_room),
+                  [&] { detail::search_candidates_kernel<4>(a, &d, blocks); });
+  }
+  std::vector<std::optional<braid::magnitude_cut>> cuts(n);
+  for (std::size_t s = 0; s < n; ++s) {
+    CHECK(streams[s].state != detail::sampled_stream::among_candidates);
+    if (streams[s].state == detail::sampled_stream::found) { cuts[s] = streams[s].cut; }
+  }
+  return cuts;
+}
+
+/// A number with a random mantissa.
+float random_float(random_source& random, int least_exponent, int most_exponent) {
+  return std::ldexp(1.0f + static_cast<float>(random.bits() & 0x7FFFFFu) * 0x1p-23f, random.between(least_exponent, most_exponent));
+}
+
+}  // namespace
+
+TEST_CASE("quotients by known divisors are correctly rounded", "[emulated]") {
+  random_source random(481);
+  int differ = 0;
+  auto const check = [&](float x, float d) { differ += bits_of(detail::divide_by_known(x, d, 1.0f / d)) != bits_of(x / d) ? 1 : 0; };
+  for (int round = 0; round < 400000; ++round) {
+    bool const far = round % 4 == 0;
+    float const d = far ? random_float(random, -20, 22) : random_float(random, -1, 2);
+    check(random_float(random, far ? -80 : -3, far ? 87 : 3), d);
+    // Numerators whose quotients lie beside the middle of two floats, or beside a float.
+    double const q = static_cast<double>(random_float(random, -4, 4));
+    for (double const off : {0x1p-24, 0x1p-25, 0.0}) {
+      auto const x = static_cast<float>(q * (1.0 + off) * static_cast<double>(d));
+      for (float const near : {x, std::nextafter(x, 0.0f), std::nextafter(x, HUGE_VALF)}) { check(near, d); }
+    }
+  }
+  for (int k = 0; k < 1 << 16; ++k) {
+    // All ones are the divisors that give most trouble.
+    check(random_float(random, -2, 2), std::nextafter(2.0f, 0.0f));
+    check(std::nextafter(2.0f, 0.0f), random_float(random, -2, 2));
+    check(random_float(random, -2, 2), 3.0f);
+  }
+  check(0.0f, 3.0f);
+  CHECK(differ == 0);
+}
+
+TEST_CASE("the kernel of elections gives the CPU's bytes", "[emulated]") {
+  random_source random(482);
+  using braid::consensus::ballot;
+  constexpr float cut_at[] = {0.125f, 0.25f, 0.01f};
+  for (int round = 0; round < 24; ++round) {
+    family f = random_family(random, dtype::bf16, random.between(1, 9), 8 * random.between(1, 40), round % 3 == 0 ? 2 : 4);
+    index_t const elements = f.base.rows * f.base.cols;
+    for (auto& e : f.experts) {
+      for (index_t r = 0; r < f.base.rows; ++r) {
+        for (index_t c = 0; c < f.base.cols; ++c) {
+          int const kind = random.between(0, 9);
+          // Many equal magnitudes; and some that no fast way suits.
+          if (kind < 5) { e.weight.set(r, c, f.base.at(r, c) + 0.125f * static_cast<float>(random.between(-2, 2))); }
+          if (kind == 5 && round % 4 == 1) { e.weight.set(r, c, std::ldexp(1.0f, random.between(-120, 120))); }
+        }
+      }
+    }
+    placed_family const p(f, true, 0);
+    std::size_t const n = f.experts.size();
+    std::vector<braid::magnitude_cut> cuts;
+    std::vector<float> weight;
+    for (std::size_t i = 0; i < n; ++i) {
+      cuts.push_back({bits_of(random.one_of(cut_at)), random.between(-1, static_cast<int>(elements))});
+      weight.push_back(round % 2 == 0 ? 1.0f : static_cast<float>(0.1 + random.unit()));
+    }
+    bool const normalize = round % 3 != 1;
+    float const lambda = round % 5 == 0 ? 1.0f : 0.7f;
+    auto const check = [&]<int N, ballot Ballot>(std::integral_constant<int, N>, std::integral_constant<ballot, Ballot>) {
+      std::vector<bfloat16> out(static_cast<std::size_t>(elements) + 8);
+      auto* const to = reinterpret_cast<std::byte*>(out.data());
+      auto a = detail::ordinary_election<4>(p.block, f.base.cols, to, cuts, weight, lambda, normalize);
+      REQUIRE(a.has_value());
+      unsigned long long bad = ~0ull;
+      a->in.first_bad = &bad;
+      emulated::run(static_cast<int>(a->tiles + 63) / 64, 1, 32, 16, sizeof(detail::election_table<N>), [&a] { detail::election_kernel<N, Ballot, 2, 4>(*a); });
+      CHECK(bad == ~0ull);
+      index_t differ = 0;
+      for (index_t k = 0; k < elements; ++k) {
+        float x[N];
+        float const base = f.base.at(k / f.base.cols, k % f.base.cols);
+        for (std::size_t i = 0; i < n; ++i) {
+          float const delta = f.experts[i].weight.at(k / f.base.cols, k % f.base.cols) - base;
+          x[i] = cuts[i].keeps(delta, k) ? delta : 0.0f;
+        }
+        float const joined = braid::consensus::elected_sum<Ballot>{}(x, weight.data(), N, normalize);
+        differ += bfloat16(base + joined * lambda).bits != out[static_cast<std::size_t>(k)].bits ? 1 : 0;
+      }
+      INFO("round " << round << ", " << f.base.rows << " x " << f.base.cols << ", " << n << " models");
+      CHECK(differ == 0);
+    };
+    auto const check_ballots = [&](auto const models) {
+      check(models, std::integral_constant<ballot, ballot::weighted>{});
+      check(models, std::integral_constant<ballot, ballot::plain>{});
+    };
+    if (n == 2) {
+      check_ballots(std::integral_constant<int, 2>{});
+    } else {
+      check_ballots(std::integral_constant<int, 4>{});
+    }
+  }
+}
+
+TEST_CASE("the kernel of elections notes NaN and infinity", "[emulated]") {
+  random_source random(483);
+  for (float const bad_value : {NAN, INFINITY, -INFINITY}) {
+    family f = random_family(random, dtype::bf16, 7, 64, 2);
+    int const which = random.between(-1, 1);
+    (which < 0 ? f.base : f.experts[static_cast<std::size_t>(which)].weight).set(4, random.between(0, 63), bad_value);
+    placed_family const p(f, true, 0);
+    std::vector<bfloat16> out(7 * 64);
+    auto a = detail::ordinary_election<4>(p.block, 64, reinterpret_cast<std::byte*>(out.data()), {{bits_of(0.01f), -1}, {bits_of(0.02f), -1}}, {1.0f, 2.0f}, 1.0f, true);
+    REQUIRE(a.has_value());
+    unsigned long long bad = ~0ull;
+    a->in.first_bad = &bad;
+    emulated::run(1, 1, 32, 16, sizeof(detail::election_table<2>), [&a] { detail::election_kernel<2, braid::consensus::ballot::weighted, 2, 4>(*a); });
+    CHECK(bad == 4);
+  }
+}
+
+TEST_CASE("elections with cuts and weights that are out of the ordinary are left to others", "[emulated]") {
+  random_source random(484);
+  family const f = random_family(random, dtype::bf16, 2, 64, 2);
+  placed_family const p(f, true, 0);
+  std::vector<bfloat16> out(2 * 64);
+  auto const takes = [&](float cut, float weight) {
+    return detail::ordinary_election<4>(p.block, 64, reinterpret_cast<std::byte*>(out.data()), {{bits_of(0.5f), -1}, {bits_of(cut), -1}}, {1.0f, weight}, 1.0f, true).has_value();
+  };
+  CHECK(takes(0.5f, 1.0f));
+  CHECK_FALSE(takes(0.0f, 1.0f));
+  CHECK_FALSE(takes(0x1p-61f, 1.0f));
+  CHECK_FALSE(takes(INFINITY, 1.0f));
+  CHECK_FALSE(takes(0.5f, -1.0f));
+  CHECK_FALSE(takes(0.5f, 0.0f));
+  CHECK_FALSE(takes(0.5f, NAN));
+  CHECK_FALSE(takes(0.5f, 0x1p21f));
+}
+
+TEST_CASE("cuts that a sample and one pass find are the CPU's", "[emulated]") {
+  random_source random(485);
+  enum kind_type { as_tuned, half_still, few_values, kinds };
+  int found = 0;
+  for (int kind = as_tuned; kind < kinds; ++kind) {
+    for (int const cuts : {1, 2}) {
+      int const models = random.between(1, 2);
+      dtype const type = kind == as_tuned && cuts == 2 ? dtype::f32 : dtype::bf16;
+      family f = random_family(random, type, 514 + 2 * kind, 1024, models);
+      for (auto& e : f.experts) {
+        for (index_t k = 0; kind != as_tuned && k < f.base.rows * 1024; ++k) {
+          float const b = f.base.at(k / 1024, k % 1024);
+          if (kind == few_values) { e.weight.set(k / 1024, k % 1024, b + 0.5f * static_cast<float>(random.between(-3, 3))); }
+          if (kind == half_still && random.chance(0.5)) { e.weight.set(k / 1024, k % 1024, b); }
+        }
+      }
+      placed_family const p(f, true, 0);
+      index_t const elements = f.base.rows * 1024;
+      std::vector<index_t> wanted;
+      for (int c = 0; c < cuts; ++c) {
+        for (int i = 0; i < models; ++i) {
+          wanted.push_back(static_cast<index_t>((c == 0 ? 0.02 + 0.5 * random.unit() : 0.99) * static_cast<double>(elements)));
+        }
+      }
+      bool const largest = random.chance(0.5);
+      auto const ours = sampled_cuts(p, wanted, largest, models);
+      auto const expected = detail::select_deltas(braid::cpu{2}, p.request.inputs, wanted, largest ? detail::radix_select::order::largest : detail::radix_select::order::smallest);
+      for (std::size_t s = 0; s < wanted.size(); ++s) {
+        INFO("kind " << kind << ", cut " << s << " of " << cuts << " x " << models << ", largest " << largest);
+        if (!ours[s]) { continue; }
+        ++found;
+        CHECK(ours[s]->bits == expected[s].bits);
+        // Where the last equal lies says the same of all elements.
+        index_t differ = 0;
+        for (index_t k = 0; ours[s]->bits != 0 && k < elements; ++k) {
+          float const d = f.experts[s % static_cast<std::size_t>(models)].weight.at(k / 1024, k % 1024) - f.base.at(k / 1024, k % 1024);
+          std::uint32_t const key = bits_of(d) & 0x7FFFFFFFu;
+          if (key == expected[s].bits && (k <= ours[s]->last) != (k <= expected[s].last)) { ++differ; }
+        }
+        CHECK(differ == 0);
+      }
+    }
+  }
+  CHECK(found >= 6);
+}
