@@ -1,5 +1,7 @@
 #include <braid/backend/cuda/candidate_search.cuh>
+#include <braid/backend/cuda/column_gram.cuh>
 #include <braid/backend/cuda/election_kernel.cuh>
+#include <braid/backend/cuda/row_cuts.cuh>
 
 #include "support/catch.hpp"
 #include "support/method_models.hpp"
@@ -236,4 +238,64 @@ TEST_CASE("cuts that a sample and one pass find are the CPU's", "[emulated]") {
     }
   }
   CHECK(found >= 6);
+}
+
+TEST_CASE("cuts of rows keep what the CPU's keep", "[emulated]") {
+  random_source random(486);
+  for (int round = 0; round < 8; ++round) {
+    index_t const cols = round % 2 == 0 ? 8 * random.between(1, 200) : random.between(2, 1300);
+    family f = random_family(random, round % 3 == 0 ? dtype::f32 : dtype::bf16, 2, cols, 2);
+    for (auto& e : f.experts) {
+      for (index_t k = 0; round % 4 < 3 && k < 2 * cols; ++k) {
+        if (random.chance(0.6)) { e.weight.set(k / cols, k % cols, f.base.at(k / cols, k % cols) + 0.5f * static_cast<float>(random.between(-1, 1))); }
+      }
+    }
+    placed_family const p(f, true, 0);
+    detail::row_cut_arguments<4> a{detail::inputs_of<4>(p.block, cols, {detail::operand::deltas, false, true}), {}, nullptr};
+    a.keep[0] = random.between(0, static_cast<int>(cols));
+    a.keep[1] = random.between(1, static_cast<int>(cols) - 1);
+    std::vector<braid::magnitude_cut> cuts(4);
+    a.cuts = cuts.data();
+    emulated::run(4, 1, detail::row_cut_threads, detail::row_cut_memory(cols), sizeof(detail::row_cut_room), [&a] { detail::row_cuts_kernel<4>(a); });
+    for (std::size_t k = 0; k < 4; ++k) {
+      auto const row = static_cast<index_t>(k / 2);
+      std::vector<float> delta;
+      for (index_t c = 0; c < cols; ++c) { delta.push_back(f.experts[k % 2].weight.at(row, c) - f.base.at(row, c)); }
+      detail::row_workspace work;
+      braid::magnitude_cut const expected = detail::row_cut(delta.data(), cols, a.keep[k % 2], work);
+      index_t differ = 0;
+      for (index_t c = 0; c < cols; ++c) { differ += cuts[k].keeps(delta[static_cast<std::size_t>(c)], c) != expected.keeps(delta[static_cast<std::size_t>(c)], c) ? 1 : 0; }
+      INFO("round " << round << ", row " << row << " of " << cols << ", keeps " << a.keep[k % 2]);
+      CHECK(differ == 0);
+    }
+  }
+}
+
+TEST_CASE("Gram matrices of columns are added from the first row to the last", "[emulated]") {
+  random_source random(487);
+  for (int round = 0; round < 5; ++round) {
+    index_t const rows = random.one_of(std::vector<index_t>{1, 3, 255, 256, 600});
+    index_t const cols = 8 * random.between(1, 9);
+    family const f = random_family(random, dtype::bf16, rows, cols, 2);
+    placed_family const p(f, false, 0);
+    std::vector<double> gram(static_cast<std::size_t>(4 * cols));
+    detail::column_gram const g{{}, {detail::device_input(p.block.experts[0]), detail::device_input(p.block.experts[1])}, false, false, rows, gram.data()};
+    REQUIRE(detail::has_usual_columns(g, cols));
+    emulated::run(static_cast<int>((cols + 31) / 32), 1, detail::gram_threads, sizeof(detail::column_gram_room), 16, [&] { detail::column_gram_kernel(g, cols); });
+    int differ = 0;
+    for (index_t c = 0; c < cols; ++c) {
+      double sum[3] = {0.0, 0.0, 0.0};
+      for (index_t r = 0; r < rows; ++r) {
+        auto const x = static_cast<double>(f.experts[0].weight.at(r, c));
+        auto const y = static_cast<double>(f.experts[1].weight.at(r, c));
+        sum[0] = sum[0] + x * x;
+        sum[1] = sum[1] + x * y;
+        sum[2] = sum[2] + y * y;
+      }
+      double const* const at = gram.data() + 4 * c;
+      differ += at[0] != sum[0] || at[1] != sum[1] || at[2] != sum[1] || at[3] != sum[2] ? 1 : 0;
+    }
+    INFO(rows << " x " << cols);
+    CHECK(differ == 0);
+  }
 }

@@ -40,6 +40,7 @@ __device__ inline float reciprocal(float x) noexcept {
 
 /// x * y + z with one rounding.
 __device__ inline float fused(float x, float y, float z) noexcept { return __fmaf_rn(x, y, z); }
+__device__ inline double fused(double x, double y, double z) noexcept { return __fma_rn(x, y, z); }
 
 /// x * y, 0 where that is negative or NaN and 1 where it is larger.
 __device__ inline float saturated_product(float x, float y) noexcept {

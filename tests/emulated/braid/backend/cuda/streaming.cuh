@@ -19,6 +19,7 @@ void store_once(void* p, std::uint32_t const (&word)[N]) {
 }
 inline float reciprocal(float x) noexcept { return 1.0f / x; }
 inline float fused(float x, float y, float z) noexcept { return std::fma(x, y, z); }
+inline double fused(double x, double y, double z) noexcept { return std::fma(x, y, z); }
 inline float saturated_product(float x, float y) noexcept {
   float const r = x * y;
   return r > 0.0f ? (r < 1.0f ? r : 1.0f) : 0.0f;
