@@ -1,11 +1,14 @@
 #include <braid/backend/cuda/candidate_search.cuh>
 #include <braid/backend/cuda/column_gram.cuh>
+#include <braid/backend/cuda/divergence_kernel.cuh>
 #include <braid/backend/cuda/election_kernel.cuh>
 #include <braid/backend/cuda/row_cuts.cuh>
 
 #include "support/catch.hpp"
 #include "support/method_models.hpp"
 #include "emulated/placed_family.hpp"
+
+#include <braid/method/arcee_fusion.hpp>
 
 #include <bit>
 
@@ -294,6 +297,47 @@ TEST_CASE("Gram matrices of columns are added from the first row to the last", "
       }
       double const* const at = gram.data() + 4 * c;
       differ += at[0] != sum[0] || at[1] != sum[1] || at[2] != sum[1] || at[3] != sum[2] ? 1 : 0;
+    }
+    INFO(rows << " x " << cols);
+    CHECK(differ == 0);
+  }
+}
+
+TEST_CASE("divergences of rows are the CPU's", "[emulated]") {
+  random_source random(488);
+  for (index_t const cols : {1, 63, 64, 200}) {
+    index_t const rows = cols == 200 ? 34 : random.between(1, 5);
+    family f = random_family(random, random.one_of(std::vector<dtype>{dtype::bf16, dtype::f32}), rows, cols, 1);
+    // Exponentials of all sizes, down to those that are zero.
+    for (index_t k = 0; cols > 1 && k < rows * cols; k += 3) { f.experts[0].weight.set(k / cols, k % cols, -10.0f * static_cast<float>(random.between(0, 90))); }
+    placed_family const p(f, true, 0);
+    std::vector<float> divergence(static_cast<std::size_t>(rows));
+    emulated::run(static_cast<int>((rows + 31) / 32), 1, detail::divergence_threads, sizeof(detail::divergence_room), 16, [&] {
+      detail::divergence_kernel(detail::device_input(p.block.experts[0]), detail::device_input(p.block.base), rows, cols, divergence.data());
+    });
+    int differ = 0;
+    for (index_t r = 0; r < rows; ++r) {
+      std::vector<float> x[2];
+      for (index_t c = 0; c < cols; ++c) {
+        x[0].push_back(f.experts[0].weight.at(r, c));
+        x[1].push_back(f.base.at(r, c));
+      }
+      std::vector<double> e[2];
+      double sum[2] = {0.0, 0.0};
+      for (int m = 0; m < 2; ++m) {
+        float const largest = *std::max_element(x[m].begin(), x[m].end());
+        for (float const v : x[m]) {
+          e[m].push_back(detail::exp_negative(static_cast<double>(v) - static_cast<double>(largest)));
+          sum[m] = sum[m] + e[m].back();
+        }
+      }
+      double total = 0.0;
+      for (std::size_t c = 0; c < e[0].size(); ++c) {
+        double const a = e[0][c] / sum[0] + 1e-8;
+        double const b = e[1][c] / sum[1] + 1e-8;
+        total = total + a * detail::log_positive(a / b);
+      }
+      differ += bits_of(divergence[static_cast<std::size_t>(r)]) != bits_of(total > 0.0 ? static_cast<float>(total) : 0.0f) ? 1 : 0;
     }
     INFO(rows << " x " << cols);
     CHECK(differ == 0);

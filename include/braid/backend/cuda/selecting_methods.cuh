@@ -2,10 +2,10 @@
 
 /// ram, sce and arcee_fusion on a device.
 
+#include <braid/backend/cuda/divergence_kernel.cuh>
 #include <braid/backend/cuda/elementwise_methods.cuh>
 #include <braid/backend/cuda/row_sums.cuh>
 #include <braid/backend/cuda/value_select.cuh>
-#include <braid/core/detail/elementary.hpp>
 #include <braid/method/arcee_fusion.hpp>
 #include <braid/method/ram.hpp>
 #include <braid/method/sce.hpp>
@@ -70,58 +70,6 @@ struct selected_squares {
     for (int i = 0; i < n; ++i) { sum[i] = sum[i] + (kept ? x[i] * x[i] : 0.0f); }
   }
 };
-
-/// divergence[row] of Arcee Fusion: float64, exponentials by a block's threads, sums from the left by one thread for each
-/// model. `room` has 2 x cols for each block.
-BRAID_KERNEL void divergence_kernel(device_input model, device_input base, index_t cols, double* room, float* divergence) {
-  BRAID_BLOCK_OBJECT(double, sums[2]);
-  BRAID_BLOCK_OBJECT(float, largest[2]);
-  index_t const row = blockIdx.x;
-  device_input const inputs[2] = {model, base};
-  auto const at = [&](int m, index_t c) {
-    return widen_element(inputs[m].data + row * inputs[m].stride + c * bytes_of(inputs[m].type), inputs[m].type);
-  };
-  double* const p = room + row * 2 * cols;
-  double* const of[2] = {p, p + cols};
-  auto const warp = threadIdx.x / 32;
-  if (warp < 2) {
-    auto const m = static_cast<int>(warp);
-    float most = -HUGE_VALF;
-    for (index_t c = threadIdx.x % 32; c < cols; c += 32) {
-      float const x = at(m, c);
-      most = x > most ? x : most;
-    }
-    for (int step = 16; step > 0; step /= 2) {
-      float const other = __shfl_xor_sync(0xFFFFFFFFu, most, step);
-      most = other > most ? other : most;
-    }
-    if (threadIdx.x % 32 == 0) { largest[m] = most; }
-  }
-  __syncthreads();
-  for (int m = 0; m < 2; ++m) {
-    for (index_t c = threadIdx.x; c < cols; c += blockDim.x) { of[m][c] = exp_negative(static_cast<double>(at(m, c)) - static_cast<double>(largest[m])); }
-  }
-  __syncthreads();
-  if (warp < 2 && threadIdx.x % 32 == 0) {
-    double sum = 0.0;
-#pragma unroll 8
-    for (index_t c = 0; c < cols; ++c) { sum += of[warp][c]; }
-    sums[warp] = sum;
-  }
-  __syncthreads();
-  for (index_t c = threadIdx.x; c < cols; c += blockDim.x) {
-    double const a = p[c] / sums[0] + 1e-8;
-    double const b = of[1][c] / sums[1] + 1e-8;
-    p[c] = a * log_positive(a / b);
-  }
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    double sum = 0.0;
-#pragma unroll 8
-    for (index_t c = 0; c < cols; ++c) { sum += p[c]; }
-    divergence[row] = sum > 0.0 ? static_cast<float>(sum) : 0.0f;
-  }
-}
 
 }  // namespace detail
 
@@ -204,18 +152,13 @@ inline std::unique_ptr<method_plan> arcee_fusion<cuda>::make_plan(cuda const& be
   detail::device_block const block(be, tensor);
   auto const channels = static_cast<std::size_t>(tensor.channels);
   auto const there = be.make_buffer<float>(channels);
-  constexpr index_t most_room = index_t{256} << 20;  // bytes
-  index_t const at_once = std::clamp<index_t>(most_room / (16 * tensor.cols), 1, tensor.channels);
-  auto const room = be.make_buffer<double>(static_cast<std::size_t>(2 * at_once * tensor.cols));
-  detail::device_input model(block.get().experts[0]);
-  detail::device_input base(block.get().base);
-  for (index_t first = 0; first < tensor.channels; first += at_once) {
-    auto const rows = static_cast<unsigned>(std::min(at_once, tensor.channels - first));
-    detail::divergence_kernel<<<rows, 256, 0, be.stream()>>>(model, base, tensor.cols, room.data(), there.data() + first);
-    detail::check_cuda(cudaGetLastError(), "starting a measuring pass");
-    model.data += at_once * model.stride;
-    base.data += at_once * base.stride;
-  }
+  auto const kernel = detail::divergence_kernel;
+  constexpr std::size_t shared = sizeof(detail::divergence_room);
+  detail::check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)), "asking for shared memory");
+  auto const blocks = static_cast<unsigned>((tensor.channels + detail::divergence_rows - 1) / detail::divergence_rows);
+  kernel<<<blocks, detail::divergence_threads, shared, be.stream()>>>(detail::device_input(block.get().experts[0]), detail::device_input(block.get().base),
+                                                                      tensor.channels, tensor.cols, there.data());
+  detail::check_cuda(cudaGetLastError(), "starting a measuring pass");
   plan->divergence = detail::download(be, there);
   auto const last = static_cast<std::uint64_t>(tensor.channels * tensor.cols - 1);
   std::uint64_t const quartile_number[] = {last / 4, last / 2, last / 4 * 3 + last % 4 * 3 / 4};  // from 0
