@@ -18,15 +18,19 @@ using braid::bfloat16;
 
 namespace {
 
-/// One cut, or two, of each model by the kernels alone: those that they don't find are left out.
-std::vector<std::optional<braid::magnitude_cut>> sampled_cuts(placed_family const& p, std::vector<index_t> const& wanted, bool largest, int models) {
-  std::size_t const n = wanted.size();
+/// Cuts [cuts, values] by the kernels alone: those that they don't find are left out.
+template <int N, int Cuts, class F>
+std::vector<std::optional<braid::magnitude_cut>> sampled_cuts(placed_family const& p, F const& values, std::vector<index_t> const& wanted, float share, bool largest) {
+  constexpr auto n = static_cast<std::size_t>(F::values(N) * Cuts);
   index_t const cols = p.request.inputs.cols;
-  detail::sampled_arguments<4> a{};
-  a.in = detail::inputs_of<4>(p.block, cols, {detail::operand::deltas});
+  detail::sampled_arguments<F, F::most> a{};
+  a.in = detail::inputs_of<F::most>(p.block, cols, {detail::operand::deltas});
+  a.of_row = static_cast<std::uint32_t>(cols / detail::tile_elements);
+  a.f = values;
   REQUIRE(a.in.rows == 1);
-  a.cuts = static_cast<int>(n) / models;
+  a.cuts = Cuts;
   std::copy(wanted.begin(), wanted.end(), a.wanted);
+  a.share = share;
   index_t const elements = a.in.cols;
   auto const chunks = static_cast<std::uint32_t>((elements + detail::sampled_chunk - 1) / detail::sampled_chunk);
   a.room = static_cast<unsigned long long>(elements / (8 * a.cuts));
@@ -35,37 +39,41 @@ std::vector<std::optional<braid::magnitude_cut>> sampled_cuts(placed_family cons
   std::vector<detail::sampled_stream> streams(n);
   std::vector<std::uint32_t> equals(chunks * n);
   std::vector<unsigned long long> candidates(a.room * n);
-  std::vector<detail::digit_counts> digits(detail::candidate_digits);
   a.streams = streams.data();
   a.equals = equals.data();
   a.candidates = candidates.data();
-  emulated::run(static_cast<int>(n), 1, detail::sample_threads, 16, sizeof(detail::sample_room), [&a] { detail::sample_kernel<4>(a); });
+  emulated::run(static_cast<int>(n), 1, detail::sample_threads, 16, sizeof(detail::sample_room), [&a] { detail::sample_kernel(a); });
   bool usual = a.in.base.type == dtype::bf16;
-  for (int i = 0; i < models; ++i) { usual = usual && a.in.models[i].type == dtype::bf16; }
-  auto const count = [&]<int N, int Cuts>(std::integral_constant<int, N>, std::integral_constant<int, Cuts>) {
-    emulated::run(static_cast<int>(chunks), 1, 256, sizeof(detail::chunk_counts<N, Cuts>), 16, [&a, usual] {
-      usual ? detail::count_around_kernel<N, Cuts, true, 4>(a) : detail::count_around_kernel<N, Cuts, false, 4>(a);
-    });
-  };
-  using one = std::integral_constant<int, 1>;
-  using two = std::integral_constant<int, 2>;
-  if (models == 1) {
-    a.cuts == 1 ? count(one{}, one{}) : count(one{}, two{});
-  } else {
-    a.cuts == 1 ? count(two{}, one{}) : count(two{}, two{});
-  }
-  emulated::run(static_cast<int>(n), 1, 1024, 16, sizeof(detail::find_room), [&a, chunks] { detail::find_cut_kernel<4>(a, chunks); });
+  for (int i = 0; i < N; ++i) { usual = usual && a.in.models[i].type == dtype::bf16; }
+  emulated::run(static_cast<int>(chunks), 1, 256, sizeof(detail::chunk_counts<F::values(N), Cuts>), 16, [&a, usual] {
+    usual ? detail::count_around_kernel<N, Cuts, true>(a) : detail::count_around_kernel<N, Cuts, false>(a);
+  });
+  emulated::run(static_cast<int>(n), 1, 1024, 16, sizeof(detail::find_room), [&a, chunks] { detail::find_cut_kernel(a, chunks); });
   constexpr std::uint32_t blocks = 2;
-  for (auto& d : digits) {
+  auto const searches = [](auto const& s) { return s.state == detail::sampled_stream::among_candidates; };
+  for (int d = 0; d < detail::candidate_digits && std::any_of(streams.begin(), streams.end(), searches); ++d) {
+    auto const counts = std::make_unique<detail::digit_counts>();
     emulated::run(static_cast<int>(n * blocks), 1, detail::search_threads, 16, sizeof(detail::search_room),
-                  [&] { detail::search_candidates_kernel<4>(a, &d, blocks); });
+                  [&] { detail::search_candidates_kernel(a, counts.get(), blocks); });
   }
   std::vector<std::optional<braid::magnitude_cut>> cuts(n);
   for (std::size_t s = 0; s < n; ++s) {
-    CHECK(streams[s].state != detail::sampled_stream::among_candidates);
+    CHECK_FALSE(searches(streams[s]));
     if (streams[s].state == detail::sampled_stream::found) { cuts[s] = streams[s].cut; }
   }
   return cuts;
+}
+
+/// Whether a cut divides keys as the one does that takes `wanted` of them in order; of zeros it doesn't matter which are taken.
+bool divides(braid::magnitude_cut const& cut, std::vector<std::uint32_t> const& keys, index_t wanted, bool largest) {
+  index_t taken = 0;
+  index_t zeros = 0;
+  for (std::size_t k = 0; k < keys.size(); ++k) {
+    bool const equal = keys[k] == cut.bits && static_cast<index_t>(k) <= cut.last;
+    taken += equal || (largest ? keys[k] > cut.bits : keys[k] < cut.bits) ? 1 : 0;
+    zeros += keys[k] == 0 ? 1 : 0;
+  }
+  return taken == wanted || (cut.bits == 0 && (largest ? taken >= wanted : wanted <= zeros));
 }
 
 /// A number with a random mantissa.
@@ -197,50 +205,58 @@ TEST_CASE("elections with cuts and weights that are out of the ordinary are left
   CHECK_FALSE(takes(0.5f, 0x1p21f));
 }
 
-TEST_CASE("cuts that a sample and one pass find are the CPU's", "[emulated]") {
+TEST_CASE("cuts that a sample and one pass find take as many as they should", "[emulated]") {
   random_source random(485);
   enum kind_type { as_tuned, half_still, few_values, kinds };
+  constexpr index_t cols = 1024;
   int found = 0;
   for (int kind = as_tuned; kind < kinds; ++kind) {
-    for (int const cuts : {1, 2}) {
-      int const models = random.between(1, 2);
-      dtype const type = kind == as_tuned && cuts == 2 ? dtype::f32 : dtype::bf16;
-      family f = random_family(random, type, 514 + 2 * kind, 1024, models);
-      for (auto& e : f.experts) {
-        for (index_t k = 0; kind != as_tuned && k < f.base.rows * 1024; ++k) {
-          float const b = f.base.at(k / 1024, k % 1024);
-          if (kind == few_values) { e.weight.set(k / 1024, k % 1024, b + 0.5f * static_cast<float>(random.between(-3, 3))); }
-          if (kind == half_still && random.chance(0.5)) { e.weight.set(k / 1024, k % 1024, b); }
-        }
-      }
-      placed_family const p(f, true, 0);
-      index_t const elements = f.base.rows * 1024;
-      std::vector<index_t> wanted;
-      for (int c = 0; c < cuts; ++c) {
-        for (int i = 0; i < models; ++i) {
-          wanted.push_back(static_cast<index_t>((c == 0 ? 0.02 + 0.5 * random.unit() : 0.99) * static_cast<double>(elements)));
-        }
-      }
-      bool const largest = random.chance(0.5);
-      auto const ours = sampled_cuts(p, wanted, largest, models);
-      auto const expected = detail::select_deltas(braid::cpu{2}, p.request.inputs, wanted, largest ? detail::radix_select::order::largest : detail::radix_select::order::smallest);
-      for (std::size_t s = 0; s < wanted.size(); ++s) {
-        INFO("kind " << kind << ", cut " << s << " of " << cuts << " x " << models << ", largest " << largest);
-        if (!ours[s]) { continue; }
-        ++found;
-        CHECK(ours[s]->bits == expected[s].bits);
-        // Where the last equal lies says the same of all elements.
-        index_t differ = 0;
-        for (index_t k = 0; ours[s]->bits != 0 && k < elements; ++k) {
-          float const d = f.experts[s % static_cast<std::size_t>(models)].weight.at(k / 1024, k % 1024) - f.base.at(k / 1024, k % 1024);
-          std::uint32_t const key = bits_of(d) & 0x7FFFFFFFu;
-          if (key == expected[s].bits && (k <= ours[s]->last) != (k <= expected[s].last)) { ++differ; }
-        }
-        CHECK(differ == 0);
+    family f = random_family(random, kind == half_still ? dtype::f32 : dtype::bf16, 514 + 2 * kind, cols, 2);
+    for (auto& e : f.experts) {
+      for (index_t k = 0; kind != as_tuned && k < f.base.rows * cols; ++k) {
+        float const b = f.base.at(k / cols, k % cols);
+        if (kind == few_values) { e.weight.set(k / cols, k % cols, b + 0.5f * static_cast<float>(random.between(-3, 3))); }
+        if (kind == half_still && random.chance(0.5)) { e.weight.set(k / cols, k % cols, b); }
       }
     }
+    placed_family const p(f, true, 0);
+    index_t const elements = f.base.rows * cols;
+    auto const check = [&]<int N, int Cuts, class F>(std::integral_constant<int, N>, std::integral_constant<int, Cuts>, F const& values, bool largest) {
+      std::vector<index_t> wanted;
+      for (int s = 0; s < F::values(N) * Cuts; ++s) {
+        wanted.push_back(static_cast<index_t>((s == 0 ? 0.02 + 0.5 * random.unit() : 0.99) * static_cast<double>(elements)));
+      }
+      float const share = 0.3f;
+      auto const ours = sampled_cuts<N, Cuts>(p, values, wanted, share, largest);
+      for (int v = 0; v < F::values(N); ++v) {
+        std::vector<std::uint32_t> keys;
+        index_t nonzero = 0;
+        for (index_t k = 0; k < elements; ++k) {
+          float x[N];
+          for (std::size_t i = 0; i < N; ++i) { x[i] = f.experts[i].weight.at(k / cols, k % cols) - f.base.at(k / cols, k % cols); }
+          keys.push_back(bits_of(values.value(v, x, N, k / cols, k % cols)) & 0x7FFFFFFFu);
+          nonzero += keys.back() != 0 ? 1 : 0;
+        }
+        for (int c = 0; c < Cuts; ++c) {
+          auto const s = static_cast<std::size_t>(c * F::values(N) + v);
+          INFO("kind " << kind << ", " << N << " models, value " << v << ", cut " << c << " of " << Cuts << ", largest " << largest);
+          if (!ours[s]) { continue; }
+          ++found;
+          CHECK(divides(*ours[s], keys, F::shares ? static_cast<index_t>(static_cast<float>(nonzero) * share) : wanted[s], largest));
+        }
+      }
+    };
+    using one = std::integral_constant<int, 1>;
+    using two = std::integral_constant<int, 2>;
+    using three = std::integral_constant<int, 3>;
+    std::vector<float> divergence(static_cast<std::size_t>(f.base.rows));
+    for (float& d : divergence) { d = static_cast<float>(random.unit()); }
+    check(two{}, one{}, detail::delta_values{}, true);
+    if (kind != few_values) { check(one{}, two{}, detail::delta_values{}, false); }
+    if (kind != half_still) { check(two{}, one{}, detail::variance_values{}, true); }
+    if (kind != few_values) { check(one{}, three{}, detail::importance_values{{}, divergence.data()}, false); }
   }
-  CHECK(found >= 6);
+  CHECK(found >= 12);
 }
 
 TEST_CASE("cuts of rows keep what the CPU's keep", "[emulated]") {

@@ -24,8 +24,8 @@ struct search_room {
 };
 
 /// Finds one more digit of each stream's cut that lies among candidates. `blocks` blocks take a stream.
-template <int Most>
-BRAID_KERNEL void __launch_bounds__(search_threads) search_candidates_kernel(__grid_constant__ sampled_arguments<Most> const a, digit_counts* counts,
+template <class F, int Most>
+BRAID_KERNEL void __launch_bounds__(search_threads) search_candidates_kernel(__grid_constant__ sampled_arguments<F, Most> const a, digit_counts* counts,
                                                                              std::uint32_t blocks) {
   BRAID_BLOCK_OBJECT(search_room, shared);
   auto const own = blockIdx.x / blocks;

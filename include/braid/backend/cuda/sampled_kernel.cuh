@@ -1,6 +1,6 @@
 #pragma once
 
-/// Selection by magnitude in one pass over the inputs: a sample says between which magnitudes a cut lies, and the pass counts
+/// Selection by magnitude, of values that are functions of the inputs, in one pass over these: a sample says between which magnitudes a cut lies, and the pass counts
 /// what is above, and keeps what is between. Magnitudes that many elements share, as differences of 16-bit numbers do, are
 /// counted, not kept.
 
@@ -9,7 +9,7 @@
 BRAID_NAMESPACE_BEGIN
 namespace detail {
 
-/// One cut of one model in the making, in device memory.
+/// One cut of one value in the making, in device memory.
 struct sampled_stream {
   // Found by the sample: the cut's likely magnitude, and between which it lies almost surely.
   std::uint32_t low;
@@ -17,6 +17,7 @@ struct sampled_stream {
   std::uint32_t high;
   bool reaches_zero;              // whether zeros lie between, beside the cut's likely magnitude
   // Counted.
+  unsigned long long zeros;       // where values ask for that
   unsigned long long above;       // elements beyond `high`
   unsigned long long equal;       // to `middle`
   unsigned long long candidates;  // between, without those
@@ -45,18 +46,46 @@ inline constexpr index_t sampled_chunk = 256 * tile_elements * sampled_chunk_ste
 inline constexpr unsigned chunk_candidates = 4096;                                    // of a model
 inline constexpr int most_sampled_streams = 2 * most_few_models;
 
-template <int Most>
+/// What the kernels are told, by value. `F` gives values (count_kernel.cuh), as many as
+///   f.values(n)      with n models
+///   f.of_one_model   whether value i is of model i alone
+///   f.shares         whether a share of the values that aren't zero is taken, instead of a number
+template <class F, int Most>
 struct sampled_arguments {
   element_inputs<Most> in;         // one row
-  int cuts;                        // of each model: 1 or 2
-  unsigned long long wanted[most_sampled_streams];  // [cuts, models]: elements to take; of none and of all nothing is found
-  sampled_stream* streams;         // [cuts, models]
+  std::uint32_t of_row;            // tiles of a row of the tensor
+  F f;
+  int cuts;                        // of each value
+  unsigned long long wanted[most_sampled_streams];  // [cuts, values]: elements to take; of none and of all nothing is found
+  float share;
+  sampled_stream* streams;         // [cuts, values]
   std::uint32_t* equals;           // [chunks, streams]: elements that equal `middle`
   unsigned long long* candidates;  // [streams, room]: distance from the first magnitude << index_bits | number of the element
   unsigned long long room;
   int index_bits;
   bool largest;                    // whether the largest are taken, or the smallest
 };
+
+/// Number of a tile's row in the tensor, for values that ask for it.
+template <class F, int Most>
+__device__ index_t row_of_tile(sampled_arguments<F, Most> const& a, index_t tile) noexcept {
+  return F::by_row ? static_cast<index_t>(static_cast<std::uint32_t>(tile) / a.of_row) : index_t{0};
+}
+
+/// The bits of the magnitude of one value of one element.
+template <class F, int Most>
+__device__ std::uint32_t key_at(sampled_arguments<F, Most> const& a, int value, index_t element) noexcept {
+  auto const at = [element](device_input const& input) { return widen_element(input.data + element * bytes_of(input.type), input.type); };
+  float const p = at(a.in.base);
+  float x[Most];
+  if constexpr (F::of_one_model) {
+    return magnitude_key(at(a.in.models[value]) - p);
+  } else {
+#pragma unroll
+    for (int i = 0; i < Most; ++i) { x[i] = i < a.in.count ? at(a.in.models[i]) - p : 0.0f; }
+    return magnitude_key(a.f.value(value, static_cast<float const*>(x), a.in.count, row_of_tile(a, element / tile_elements), index_t{0}));
+  }
+}
 
 struct sample_room {
   std::uint32_t of_warps[32 * 3];
@@ -65,10 +94,10 @@ struct sample_room {
 };
 
 /// A block takes a stream, and the order statistics of its sample.
-template <int Most>
-BRAID_KERNEL void __launch_bounds__(sample_threads) sample_kernel(__grid_constant__ sampled_arguments<Most> const a) {
+template <class F, int Most>
+BRAID_KERNEL void __launch_bounds__(sample_threads) sample_kernel(__grid_constant__ sampled_arguments<F, Most> const a) {
   BRAID_BLOCK_OBJECT(sample_room, own);
-  device_input const model = a.in.models[blockIdx.x % static_cast<unsigned>(a.in.count)];
+  auto const number = static_cast<int>(blockIdx.x % static_cast<unsigned>(F::values(a.in.count)));
   unsigned long long const wanted = a.wanted[blockIdx.x];
   constexpr std::uint32_t tiles = sample_threads * sample_tiles;
   constexpr std::uint32_t samples = tiles * tile_elements;
@@ -76,21 +105,51 @@ BRAID_KERNEL void __launch_bounds__(sample_threads) sample_kernel(__grid_constan
   std::uint32_t key[sample_tiles][tile_elements];
 #pragma unroll
   for (int k = 0; k < sample_tiles; ++k) {
-    std::uint32_t const i = static_cast<std::uint32_t>(k) * sample_threads + threadIdx.x;
-    index_t const tile = i * stride + static_cast<index_t>((i * 0x9E3779B1u >> 8) % static_cast<std::uint32_t>(stride));
-    raw_tile raw;
-    raw_tile base;
-    float x[tile_elements];
+    std::uint32_t const place = static_cast<std::uint32_t>(k) * sample_threads + threadIdx.x;
+    index_t const tile = place * stride + static_cast<index_t>((place * 0x9E3779B1u >> 8) % static_cast<std::uint32_t>(stride));
+    auto const load = [tile](device_input const& input, float (&x)[tile_elements]) {
+      raw_tile raw;
+      load_raw<tile_layout::together>(input.data + tile * tile_elements * bytes_of(input.type), input.type, raw);
+      widen_tile(raw, input.type, x);
+    };
     float p[tile_elements];
-    load_raw<tile_layout::together>(model.data + tile * tile_elements * bytes_of(model.type), model.type, raw);
-    load_raw<tile_layout::together>(a.in.base.data + tile * tile_elements * bytes_of(a.in.base.type), a.in.base.type, base);
-    widen_tile(raw, model.type, x);
-    widen_tile(base, a.in.base.type, p);
+    load(a.in.base, p);
+    if constexpr (F::of_one_model) {
+      float x[tile_elements];
+      load(a.in.models[number], x);
 #pragma unroll
-    for (int j = 0; j < tile_elements; ++j) { key[k][j] = magnitude_key(x[j] - p[j]); }
+      for (int j = 0; j < tile_elements; ++j) { key[k][j] = magnitude_key(x[j] - p[j]); }
+    } else {
+      float x[Most][tile_elements];
+#pragma unroll
+      for (int i = 0; i < Most; ++i) {
+        if (i < a.in.count) { load(a.in.models[i], x[i]); }
+      }
+#pragma unroll
+      for (int j = 0; j < tile_elements; ++j) {
+        float one[Most];
+#pragma unroll
+        for (int i = 0; i < Most; ++i) { one[i] = i < a.in.count ? x[i][j] - p[j] : 0.0f; }
+        key[k][j] = magnitude_key(a.f.value(number, static_cast<float const*>(one), a.in.count, row_of_tile(a, tile), index_t{0}));
+      }
+    }
   }
   // Ranks from the top.
-  double const share = static_cast<double>(wanted) / static_cast<double>(a.in.cols);
+  double share = static_cast<double>(wanted) / static_cast<double>(a.in.cols);
+  if constexpr (F::shares) {
+    if (threadIdx.x == 0) { own.found[0] = 0; }
+    __syncthreads();
+    std::uint32_t zeros = 0;
+#pragma unroll
+    for (int k = 0; k < sample_tiles; ++k) {
+#pragma unroll
+      for (int j = 0; j < tile_elements; ++j) { zeros += key[k][j] == 0 ? 1u : 0u; }
+    }
+    zeros = __reduce_add_sync(0xFFFFFFFFu, zeros);
+    if (threadIdx.x % 32 == 0) { atomicAdd(&own.found[0], zeros); }
+    __syncthreads();
+    share = static_cast<double>(a.share) * (1.0 - static_cast<double>(own.found[0]) / samples);
+  }
   double const q = a.largest ? share : 1.0 - share;
   double const margin = 5.0 * ::sqrt(samples * q * (1.0 - q)) + 2.0;
   double const ranks[3] = {q * samples + margin, q * samples, q * samples - margin};
@@ -163,17 +222,17 @@ BRAID_KERNEL void __launch_bounds__(sample_threads) sample_kernel(__grid_constan
     stream.low = low == 0 && high != 0 ? 1u : low;
     stream.middle = value[1];
     stream.high = high;
-    if (wanted == 0 || wanted >= static_cast<unsigned long long>(a.in.cols)) { stream.low = stream.middle = stream.high = infinite; }
+    if (!F::shares && (wanted == 0 || wanted >= static_cast<unsigned long long>(a.in.cols))) { stream.low = stream.middle = stream.high = infinite; }
     a.streams[blockIdx.x] = stream;
   }
 }
 
 /// What a block of the kernel below counts, and which elements it finds between.
-template <int N, int Cuts>
+template <int Values, int Cuts>
 struct chunk_counts {
-  static constexpr unsigned streams = N * Cuts;
-  static constexpr unsigned room = N * chunk_candidates / Cuts;  // of each cut
-  std::uint16_t kept[Cuts][room];                                // model x sampled_chunk + number in the chunk
+  static constexpr unsigned streams = Values * Cuts;
+  static constexpr unsigned room = Values * chunk_candidates / Cuts;  // of each cut
+  std::uint16_t kept[Cuts][room];                                     // value x sampled_chunk + number in the chunk
   unsigned long long place[streams];
   std::uint32_t kept_count[Cuts];
   std::uint32_t of_stream[streams];
@@ -181,17 +240,19 @@ struct chunk_counts {
   std::uint32_t equal[streams];
   std::uint32_t beyond[streams];
   std::uint32_t larger[streams];
+  std::uint32_t zeros;
   bool odd;  // NaN or infinity
 };
 
 /// A block takes a chunk of the elements of all models.
 /// Usual: all are bfloat16.
-template <int N, int Cuts, bool Usual, int Most>
-BRAID_KERNEL void __launch_bounds__(256) count_around_kernel(__grid_constant__ sampled_arguments<Most> const a) {
+template <int N, int Cuts, bool Usual, class F, int Most>
+BRAID_KERNEL void __launch_bounds__(256) count_around_kernel(__grid_constant__ sampled_arguments<F, Most> const a) {
   BRAID_BLOCK_MEMORY(memory);
-  auto& own = *reinterpret_cast<chunk_counts<N, Cuts>*>(memory);
-  constexpr unsigned streams = N * Cuts;
-  static_assert(N * sampled_chunk <= 65536, "braid: places of candidates are 16 bits");
+  constexpr int values = F::values(N);
+  auto& own = *reinterpret_cast<chunk_counts<values, Cuts>*>(memory);
+  constexpr unsigned streams = values * Cuts;
+  static_assert(values * sampled_chunk <= 65536, "braid: places of candidates are 16 bits");
   if (threadIdx.x < streams) {
     own.of_stream[threadIdx.x] = 0;
     own.given[threadIdx.x] = 0;
@@ -200,7 +261,10 @@ BRAID_KERNEL void __launch_bounds__(256) count_around_kernel(__grid_constant__ s
     own.larger[threadIdx.x] = 0;
   }
   if (threadIdx.x < Cuts) { own.kept_count[threadIdx.x] = 0; }
-  if (threadIdx.x == 0) { own.odd = false; }
+  if (threadIdx.x == 0) {
+    own.zeros = 0;
+    own.odd = false;
+  }
   __syncthreads();
   float low[streams];
   float high[streams];
@@ -216,6 +280,7 @@ BRAID_KERNEL void __launch_bounds__(256) count_around_kernel(__grid_constant__ s
     equal[s] = 0.0f;
   }
   float zero = 0.0f;  // times anything finite
+  std::uint32_t zeros = 0;
   unsigned const lane = threadIdx.x % 32;
   index_t const chunk = static_cast<index_t>(blockIdx.x) * sampled_chunk;
 #pragma unroll 1
@@ -231,15 +296,21 @@ BRAID_KERNEL void __launch_bounds__(256) count_around_kernel(__grid_constant__ s
       } else {
         load_elements<N, tile_layout::together>(a.in, 0, chunk + at, true, tile);
       }
+      index_t const row = row_of_tile(a, (chunk + at) / tile_elements);
 #pragma unroll
-      for (int i = 0; i < N; ++i) {
+      for (int v = 0; v < values; ++v) {
 #pragma unroll
         for (int j = 0; j < tile_elements; ++j) {
-          zero = ptx::fused(tile.x[i][j], 0.0f, zero);
+          float one[N];
+#pragma unroll
+          for (int i = 0; i < N; ++i) { one[i] = tile.x[i][j]; }
+          float const value = a.f.value(v, static_cast<float const*>(one), N, row, index_t{0});
+          zero = ptx::fused(value, 0.0f, zero);
+          if constexpr (F::shares) { zeros += value == 0.0f ? 1u : 0u; }
 #pragma unroll
           for (int c = 0; c < Cuts; ++c) {
-            int const s = c * N + i;
-            ptx::place_in_bracket(tile.x[i][j], low[s], middle[s], high[s], equal[s], beyond[s], inside[c], 1u << (i * tile_elements + j));
+            int const s = c * values + v;
+            ptx::place_in_bracket(value, low[s], middle[s], high[s], equal[s], beyond[s], inside[c], 1u << (v * tile_elements + j));
           }
         }
       }
@@ -266,6 +337,10 @@ BRAID_KERNEL void __launch_bounds__(256) count_around_kernel(__grid_constant__ s
     }
   }
   if (zero != zero) { own.odd = true; }
+  if constexpr (F::shares) {
+    zeros = __reduce_add_sync(0xFFFFFFFFu, zeros);
+    if (lane == 0) { atomicAdd(&own.zeros, zeros); }
+  }
 #pragma unroll
   for (unsigned s = 0; s < streams; ++s) {
     // Both counts of a warp are below 2^16.
@@ -280,7 +355,7 @@ BRAID_KERNEL void __launch_bounds__(256) count_around_kernel(__grid_constant__ s
 #pragma unroll 1
   for (unsigned c = 0; c < Cuts; ++c) {
     std::uint32_t const count = own.kept_count[c] < own.room ? own.kept_count[c] : own.room;
-    for (std::uint32_t k = threadIdx.x; k < count; k += blockDim.x) { atomicAdd(&own.of_stream[c * N + own.kept[c][k] / static_cast<unsigned>(sampled_chunk)], 1u); }
+    for (std::uint32_t k = threadIdx.x; k < count; k += blockDim.x) { atomicAdd(&own.of_stream[c * values + own.kept[c][k] / static_cast<unsigned>(sampled_chunk)], 1u); }
   }
   __syncthreads();
   if (threadIdx.x < streams) {
@@ -288,10 +363,11 @@ BRAID_KERNEL void __launch_bounds__(256) count_around_kernel(__grid_constant__ s
     sampled_stream& stream = a.streams[s];
     std::uint32_t const count = own.of_stream[s];
     own.place[s] = atomicAdd(&stream.candidates, static_cast<unsigned long long>(count));
-    if (own.kept_count[s / N] > own.room || own.place[s] + count > a.room || own.odd) { stream.overflow = true; }
+    if (own.kept_count[s / values] > own.room || own.place[s] + count > a.room || own.odd) { stream.overflow = true; }
     atomicAdd(&stream.above, static_cast<unsigned long long>(own.beyond[s] - own.equal[s]));
     atomicAdd(&stream.equal, static_cast<unsigned long long>(own.equal[s]));
     a.equals[static_cast<index_t>(blockIdx.x) * streams + s] = own.equal[s];
+    if constexpr (F::shares) { atomicAdd(&stream.zeros, static_cast<unsigned long long>(own.zeros)); }
   }
   __syncthreads();
 #pragma unroll 1
@@ -299,15 +375,13 @@ BRAID_KERNEL void __launch_bounds__(256) count_around_kernel(__grid_constant__ s
     std::uint32_t const count = own.kept_count[c] < own.room ? own.kept_count[c] : own.room;
     for (std::uint32_t k = threadIdx.x; k < count; k += blockDim.x) {
       std::uint32_t const one = own.kept[c][k];
-      std::uint32_t const model = one / static_cast<unsigned>(sampled_chunk);
-      std::uint32_t const s = c * N + model;
+      std::uint32_t const value = one / static_cast<unsigned>(sampled_chunk);
+      std::uint32_t const s = c * values + value;
       unsigned long long const place = own.place[s] + atomicAdd(&own.given[s], 1u);
       if (place >= a.room) { continue; }
-      device_input const input = a.in.models[model];
       sampled_stream const& stream = a.streams[s];
       index_t const col = chunk + one % static_cast<unsigned>(sampled_chunk);
-      float const p = widen_element(a.in.base.data + col * bytes_of(a.in.base.type), a.in.base.type);
-      std::uint32_t const key = magnitude_key(widen_element(input.data + col * bytes_of(input.type), input.type) - p);
+      std::uint32_t const key = key_at(a, static_cast<int>(value), col);
       a.candidates[s * a.room + place] =
           static_cast<unsigned long long>(a.largest ? stream.high - key : key - stream.low) << a.index_bits | static_cast<unsigned long long>(col);
       if (key > stream.middle) { atomicAdd(&own.larger[s], 1u); }
@@ -326,14 +400,14 @@ struct find_room {
 };
 
 /// A block takes a stream: where its cut lies, and, among equals of `middle`, which is the last that is taken. 1024 threads.
-template <int Most>
-BRAID_KERNEL void __launch_bounds__(1024) find_cut_kernel(__grid_constant__ sampled_arguments<Most> const a, std::uint32_t chunks) {
+template <class F, int Most>
+BRAID_KERNEL void __launch_bounds__(1024) find_cut_kernel(__grid_constant__ sampled_arguments<F, Most> const a, std::uint32_t chunks) {
   BRAID_BLOCK_OBJECT(find_room, shared);
   auto const number = blockIdx.x;
-  auto const model = number % static_cast<unsigned>(a.in.count);
+  auto const value = static_cast<int>(number % static_cast<unsigned>(F::values(a.in.count)));
   sampled_stream& stream = a.streams[number];
-  unsigned long long const wanted = a.wanted[number];
   auto const total = static_cast<unsigned long long>(a.in.cols);
+  unsigned long long const wanted = F::shares ? static_cast<unsigned long long>(static_cast<float>(total - stream.zeros) * a.share) : a.wanted[number];
   unsigned long long const before = a.largest ? stream.above : total - stream.above - stream.equal - stream.candidates;
   unsigned long long const first = a.largest ? stream.larger : stream.candidates - stream.larger;
   bool const beyond = wanted > before + stream.equal + stream.candidates;
@@ -377,7 +451,7 @@ BRAID_KERNEL void __launch_bounds__(1024) find_cut_kernel(__grid_constant__ samp
     sum_before = ahead + sum - mine;
     __syncthreads();
   };
-  auto const streams = static_cast<std::uint32_t>(a.in.count * a.cuts);
+  auto const streams = static_cast<std::uint32_t>(F::values(a.in.count) * a.cuts);
   std::uint32_t const each = (chunks + 1023) / 1024;
   std::uint32_t const begin = each * threadIdx.x;
   std::uint32_t mine = 0;
@@ -394,13 +468,7 @@ BRAID_KERNEL void __launch_bounds__(1024) find_cut_kernel(__grid_constant__ samp
   __syncthreads();
   constexpr int own = static_cast<int>(sampled_chunk / 1024);
   index_t const from = static_cast<index_t>(shared.chunk_found) * sampled_chunk + static_cast<index_t>(threadIdx.x) * own;
-  device_input const input = a.in.models[model];
-  auto const equals = [&](int k) {
-    index_t const col = from + k;
-    if (col >= a.in.cols) { return false; }
-    float const p = widen_element(a.in.base.data + col * bytes_of(a.in.base.type), a.in.base.type);
-    return magnitude_key(widen_element(input.data + col * bytes_of(input.type), input.type) - p) == bits;
-  };
+  auto const equals = [&](int k) { return from + k < a.in.cols && key_at(a, value, from + k) == bits; };
   mine = 0;
   for (int k = 0; k < own; ++k) { mine += equals(k) ? 1u : 0u; }
   scan(mine, sum_before);

@@ -25,63 +25,73 @@ class packed_room {
   std::size_t size_ = 0;
 };
 
-/// Enqueues the sample and the pass that counts.
-inline void count_by_sample(cuda const& be, sampled_arguments<most_few_models> const& a, std::uint32_t chunks) {
-  auto const streams = static_cast<unsigned>(a.in.count * a.cuts);
+/// Enqueues the sample, the pass that counts, and what finds cuts among equals.
+/// Cuts: of each value, at most.
+template <int Cuts, class F, int Most>
+void count_by_sample(cuda const& be, sampled_arguments<F, Most> const& a, std::uint32_t chunks) {
+  auto const streams = static_cast<unsigned>(F::values(a.in.count) * a.cuts);
   sample_kernel<<<streams, sample_threads, 0, be.stream()>>>(a);
   bool usual = a.in.base.type == dtype::bf16;
   for (int i = 0; i < a.in.count; ++i) { usual = usual && a.in.models[i].type == dtype::bf16; }
-  with_few_models<most_few_models>(a.in.count, [&]<int N>(std::integral_constant<int, N>) {
-    auto const run = [&]<int Cuts, bool Usual>(std::integral_constant<int, Cuts>, std::bool_constant<Usual>) {
-      constexpr std::size_t shared = sizeof(chunk_counts<N, Cuts>);
-      auto const kernel = count_around_kernel<N, Cuts, Usual, most_few_models>;
-      check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)), "asking for shared memory");
-      kernel<<<chunks, 256, shared, be.stream()>>>(a);
-    };
-    auto const run_cuts = [&](auto const type) {
-      if (a.cuts == 1) {
-        run(std::integral_constant<int, 1>{}, type);
+  with_few_models<Most>(a.in.count, [&]<int N>(std::integral_constant<int, N>) {
+    with_few_models<Cuts>(a.cuts, [&]<int C>(std::integral_constant<int, C>) {
+      auto const run = [&](auto const kernel) {
+        constexpr std::size_t shared = sizeof(chunk_counts<F::values(N), C>);
+        check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)), "asking for shared memory");
+        kernel<<<chunks, 256, shared, be.stream()>>>(a);
+      };
+      if (usual) {
+        run(count_around_kernel<N, C, true, F, Most>);
       } else {
-        run(std::integral_constant<int, 2>{}, type);
+        run(count_around_kernel<N, C, false, F, Most>);
       }
-    };
-    if (usual) {
-      run_cuts(std::true_type{});
-    } else {
-      run_cuts(std::false_type{});
-    }
+    });
   });
   find_cut_kernel<<<streams, 1024, 0, be.stream()>>>(a, chunks);
   check_cuda(cudaGetLastError(), "starting a selection");
 }
 
-/// The cuts that take `wanted[c * models + i]` elements of the delta of model i, one or two cuts c of each model, where one pass
-/// finds them: those that it doesn't suit, or that the sample misled, are left out. Waits.
-inline std::vector<std::optional<magnitude_cut>> select_by_sample(device_method_workspace& work, channel_block const& block, index_t cols,
-                                                                  std::vector<index_t> const& wanted, radix_select::order order) {
+/// What a selection takes of each value's elements.
+struct sampled_wish {
+  std::vector<index_t> wanted;  // [cuts, values]
+  float share = 0.0f;           // instead: of the one value's elements that aren't zero
+};
+
+/// The cuts [cuts, values] that take what is wished, where one pass finds them: those that it doesn't suit, or that the sample
+/// misled, are left out. Waits.
+/// Cuts: of each value, at most.
+template <int Cuts, class F>
+std::vector<std::optional<magnitude_cut>> select_by_sample(device_method_workspace& work, channel_block const& block, index_t cols, F const& values,
+                                                           sampled_wish const& wish, radix_select::order order) {
+  constexpr int most = F::most;
   cuda const& be = work.executor();
   current_device const current(be.device());
-  std::size_t const models = block.experts.size();
-  std::size_t const n = wanted.size();
+  auto const models = static_cast<int>(block.experts.size());
+  std::size_t const n = F::shares ? 1 : wish.wanted.size();
   std::vector<std::optional<magnitude_cut>> cuts(n);
   constexpr index_t least = sample_threads * sample_tiles * tile_elements * 16;
   index_t const elements = block.rows * cols;
-  sampled_arguments<most_few_models> a{};
+  if (models < 1 || models > most || elements < least || elements > index_t{0xFFFFFFFF} || cols % tile_elements != 0 || block.first != 0) { return cuts; }
+  sampled_arguments<F, most> a{};
+  a.in = inputs_of<most>(block, cols, {operand::deltas});
+  a.of_row = static_cast<std::uint32_t>(cols / tile_elements);
+  a.f = values;
   a.largest = order == radix_select::order::largest;
-  bool any = false;
-  for (std::size_t s = 0; s < n; ++s) {
-    a.wanted[s] = static_cast<unsigned long long>(wanted[s]);
-    if (wanted[s] <= 0) {
+  a.share = wish.share;
+  bool any = F::shares;
+  for (std::size_t s = 0; s < wish.wanted.size(); ++s) {
+    index_t const wanted = wish.wanted[s];
+    a.wanted[s] = static_cast<unsigned long long>(wanted);
+    if (wanted <= 0) {
       cuts[s] = magnitude_cut{a.largest ? 0xFFFFFFFFu : 0u, -1};
-    } else if (wanted[s] >= elements) {
+    } else if (wanted >= elements) {
       cuts[s] = magnitude_cut{a.largest ? 0u : 0x7FFFFFFFu, elements};
     }
     any = any || !cuts[s];
   }
-  a.in = inputs_of<most_few_models>(block, cols, {operand::deltas});
-  if (!any || !a.in.whole || a.in.rows != 1 || elements % tile_elements != 0 || elements < least || elements > index_t{0xFFFFFFFF} || block.first != 0) { return cuts; }
+  if (!any || !a.in.has_base || !a.in.whole || a.in.rows != 1) { return cuts; }
   auto const chunks = static_cast<std::uint32_t>((elements + sampled_chunk - 1) / sampled_chunk);
-  a.cuts = static_cast<int>(n / models);
+  a.cuts = static_cast<int>(n) / F::values(models);
   a.room = static_cast<unsigned long long>(elements / (8 * a.cuts));
   a.index_bits = std::bit_width(static_cast<std::uint64_t>(elements));
   packed_room room;
@@ -93,7 +103,7 @@ inline std::vector<std::optional<magnitude_cut>> select_by_sample(device_method_
   a.streams = reinterpret_cast<sampled_stream*>(there.data() + at_streams);
   a.equals = reinterpret_cast<std::uint32_t*>(there.data() + at_equals);
   a.candidates = reinterpret_cast<unsigned long long*>(there.data() + at_candidates);
-  count_by_sample(be, a, chunks);
+  count_by_sample<Cuts>(be, a, chunks);
   std::vector<sampled_stream> streams(n);
   auto const fetch = [&] {
     be.to_host(streams.data(), static_cast<sampled_stream const*>(a.streams), n);
@@ -103,7 +113,7 @@ inline std::vector<std::optional<magnitude_cut>> select_by_sample(device_method_
   if (std::any_of(streams.begin(), streams.end(), [](auto const& s) { return s.state == sampled_stream::among_candidates; })) {
     auto* const digits = reinterpret_cast<digit_counts*>(there.data() + at_digits);
     check_cuda(cudaMemsetAsync(digits, 0, candidate_digits * sizeof(digit_counts), be.stream()), "clearing counts");
-    std::uint32_t const blocks = a.cuts == 1 ? 32 : 16;
+    std::uint32_t const blocks = n > most_few_models ? 16 : 32;
     for (int d = 0; d < candidate_digits; ++d) {
       search_candidates_kernel<<<static_cast<unsigned>(n) * blocks, search_threads, 0, be.stream()>>>(a, digits + d, blocks);
     }

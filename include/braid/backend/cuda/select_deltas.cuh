@@ -29,7 +29,7 @@ inline std::vector<magnitude_cut> select_deltas(device_method_workspace& work, c
           here.push_back(wanted[number.back()]);
         }
       }
-      auto const quick = select_by_sample(work, part, cols, here, order);
+      auto const quick = select_by_sample<static_cast<int>(most_cuts)>(work, part, cols, delta_values{}, {here}, order);
       std::size_t const streams = last - first;
       for (std::size_t c = 0; c < here.size(); c += streams) {
         std::vector<magnitude_cut> slow;

@@ -5,7 +5,7 @@
 #include <braid/backend/cuda/divergence_kernel.cuh>
 #include <braid/backend/cuda/elementwise_methods.cuh>
 #include <braid/backend/cuda/row_sums.cuh>
-#include <braid/backend/cuda/value_select.cuh>
+#include <braid/backend/cuda/sampled_select.cuh>
 #include <braid/method/arcee_fusion.hpp>
 #include <braid/method/ram.hpp>
 #include <braid/method/sce.hpp>
@@ -104,7 +104,12 @@ template <>
 inline magnitude_cut sce<cuda>::select(cuda const& be, tensor_channels const& tensor, double share) {
   detail::device_method_workspace work(be);
   detail::device_block const block(be, tensor);
-  detail::value_selector select(work, block.get(), tensor.cols, detail::operand::deltas, detail::variance_values{}, detail::radix_select::order::largest);
+  constexpr auto order = detail::radix_select::order::largest;
+  if (share > 0.0) {
+    auto const quick = detail::select_by_sample<1>(work, block.get(), tensor.cols, detail::variance_values{}, {{}, static_cast<float>(share)}, order);
+    if (quick[0]) { return *quick[0]; }
+  }
+  detail::value_selector select(work, block.get(), tensor.cols, detail::operand::deltas, detail::variance_values{}, order);
   return select([&](std::size_t, index_t nonzero) {
     return share <= 0.0 ? index_t{0} : static_cast<index_t>(static_cast<float>(nonzero) * static_cast<float>(share));
   })[0];
@@ -162,9 +167,18 @@ inline std::unique_ptr<method_plan> arcee_fusion<cuda>::make_plan(cuda const& be
   plan->divergence = detail::download(be, there);
   auto const last = static_cast<std::uint64_t>(tensor.channels * tensor.cols - 1);
   std::uint64_t const quartile_number[] = {last / 4, last / 2, last / 4 * 3 + last % 4 * 3 / 4};  // from 0
-  detail::value_selector select(work, block.get(), tensor.cols, detail::operand::deltas, detail::importance_values{there.data()},
-                                detail::radix_select::order::smallest, true);
-  auto const quartile = select([&](std::size_t s, index_t) { return static_cast<index_t>(quartile_number[s]) + 1; });
+  detail::importance_values const values{{}, there.data()};
+  constexpr auto order = detail::radix_select::order::smallest;
+  std::vector<index_t> wanted;
+  for (std::uint64_t const number : quartile_number) { wanted.push_back(static_cast<index_t>(number) + 1); }
+  auto const quick = detail::select_by_sample<3>(work, block.get(), tensor.cols, values, {wanted}, order);
+  std::vector<magnitude_cut> quartile;
+  if (std::all_of(quick.begin(), quick.end(), [](auto const& q) { return q.has_value(); })) {
+    for (auto const& q : quick) { quartile.push_back(*q); }
+  } else {
+    detail::value_selector select(work, block.get(), tensor.cols, detail::operand::deltas, values, order, true);
+    quartile = select([&](std::size_t s, index_t) { return wanted[s]; });
+  }
   float x[3];
   for (std::size_t s = 0; s < 3; ++s) { x[s] = detail::bits_as<float>(quartile[s].bits); }
   plan->threshold = x[1] + 1.5f * (x[2] - x[0]);
