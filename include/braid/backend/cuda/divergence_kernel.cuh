@@ -34,7 +34,6 @@ __device__ inline double divide_exponential(double x, double divisor, double rec
                                                                                            float* divergence) {
   BRAID_BLOCK_MEMORY(memory);
   auto& own = *reinterpret_cast<divergence_room*>(memory);
-  device_input const inputs[2] = {model, base};
   index_t const first = static_cast<index_t>(blockIdx.x) * divergence_rows;
   int const here = rows - first < divergence_rows ? static_cast<int>(rows - first) : divergence_rows;
   auto const warp = static_cast<int>(threadIdx.x / 32);
@@ -46,11 +45,12 @@ __device__ inline double divide_exponential(double x, double divisor, double rec
   // Row and input of a warp's turn: first the model's.
   auto const row_of = [warp](int turn) { return warp + turn % of_input * divergence_warps; };
   auto const at = [&](int m, int row, index_t c) {
-    return widen_element(inputs[m].data + (first + row) * inputs[m].stride + c * bytes_of(inputs[m].type), inputs[m].type);
+    device_input const input = m == 0 ? model : base;
+    return widen_element(input.data + (first + row) * input.stride + c * bytes_of(input.type), input.type);
   };
 
   if (computes) {
-#pragma unroll 1
+#pragma unroll
     for (int turn = 0; turn < turns; ++turn) {
       int const m = turn / of_input;
       int const row = row_of(turn);

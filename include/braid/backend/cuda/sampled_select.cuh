@@ -26,26 +26,28 @@ class packed_room {
 };
 
 /// Enqueues the sample, the pass that counts, and what finds cuts among equals.
-/// Cuts: of each value, at most.
-template <int Cuts, class F, int Most>
+/// Cuts: of each value, one of these numbers.
+template <int... Cuts, class F, int Most>
 void count_by_sample(cuda const& be, sampled_arguments<F, Most> const& a, std::uint32_t chunks) {
   auto const streams = static_cast<unsigned>(F::values(a.in.count) * a.cuts);
   sample_kernel<<<streams, sample_threads, 0, be.stream()>>>(a);
   bool usual = a.in.base.type == dtype::bf16;
   for (int i = 0; i < a.in.count; ++i) { usual = usual && a.in.models[i].type == dtype::bf16; }
   with_few_models<Most>(a.in.count, [&]<int N>(std::integral_constant<int, N>) {
-    with_few_models<Cuts>(a.cuts, [&]<int C>(std::integral_constant<int, C>) {
-      auto const run = [&](auto const kernel) {
+    auto const run = [&]<int C>(std::integral_constant<int, C>) {
+      auto const launch = [&](auto const kernel) {
         constexpr std::size_t shared = sizeof(chunk_counts<F::values(N), C>);
         check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)), "asking for shared memory");
         kernel<<<chunks, 256, shared, be.stream()>>>(a);
       };
+      if (a.cuts != C) { return; }
       if (usual) {
-        run(count_around_kernel<N, C, true, F, Most>);
+        launch(count_around_kernel<N, C, true, F, Most>);
       } else {
-        run(count_around_kernel<N, C, false, F, Most>);
+        launch(count_around_kernel<N, C, false, F, Most>);
       }
-    });
+    };
+    (run(std::integral_constant<int, Cuts>{}), ...);
   });
   find_cut_kernel<<<streams, 1024, 0, be.stream()>>>(a, chunks);
   check_cuda(cudaGetLastError(), "starting a selection");
@@ -59,8 +61,8 @@ struct sampled_wish {
 
 /// The cuts [cuts, values] that take what is wished, where one pass finds them: those that it doesn't suit, or that the sample
 /// misled, are left out. Waits.
-/// Cuts: of each value, at most.
-template <int Cuts, class F>
+/// Cuts: of each value, one of these numbers.
+template <int... Cuts, class F>
 std::vector<std::optional<magnitude_cut>> select_by_sample(device_method_workspace& work, channel_block const& block, index_t cols, F const& values,
                                                            sampled_wish const& wish, radix_select::order order) {
   constexpr int most = F::most;
@@ -103,7 +105,7 @@ std::vector<std::optional<magnitude_cut>> select_by_sample(device_method_workspa
   a.streams = reinterpret_cast<sampled_stream*>(there.data() + at_streams);
   a.equals = reinterpret_cast<std::uint32_t*>(there.data() + at_equals);
   a.candidates = reinterpret_cast<unsigned long long*>(there.data() + at_candidates);
-  count_by_sample<Cuts>(be, a, chunks);
+  count_by_sample<Cuts...>(be, a, chunks);
   std::vector<sampled_stream> streams(n);
   auto const fetch = [&] {
     be.to_host(streams.data(), static_cast<sampled_stream const*>(a.streams), n);

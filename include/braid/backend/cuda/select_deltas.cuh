@@ -14,7 +14,7 @@ inline std::vector<magnitude_cut> select_deltas(device_method_workspace& work, c
                                                 radix_select::order order) {
   std::size_t const models = block.experts.size();
   std::vector<magnitude_cut> cuts(wanted.size());
-  constexpr std::size_t most_cuts = most_sampled_streams / most_few_models;  // at once
+  constexpr std::size_t most_cuts = 2;  // at once
   std::size_t const all_cuts = models == 0 ? 0 : wanted.size() / models;
   for (std::size_t first = 0; first < models; first += most_few_models) {
     std::size_t const last = std::min<std::size_t>(models, first + most_few_models);
@@ -29,7 +29,7 @@ inline std::vector<magnitude_cut> select_deltas(device_method_workspace& work, c
           here.push_back(wanted[number.back()]);
         }
       }
-      auto const quick = select_by_sample<static_cast<int>(most_cuts)>(work, part, cols, delta_values{}, {here}, order);
+      auto const quick = select_by_sample<1, 2>(work, part, cols, delta_values{}, {here}, order);
       std::size_t const streams = last - first;
       for (std::size_t c = 0; c < here.size(); c += streams) {
         std::vector<magnitude_cut> slow;
