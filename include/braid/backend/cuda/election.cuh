@@ -23,10 +23,13 @@ bool elect_ordinary(consensus::elected_sum<Ballot> const&, device_method_workspa
   current_device const current(be.device());
   a->in.first_bad = work.watch(block, cols, operand::deltas);
   constexpr unsigned threads = 256;
-  constexpr int steps = 2;
+  constexpr int steps = 1;
   auto const blocks = (a->tiles + threads * steps - 1) / (threads * steps);
   with_few_models<most_few_models>(a->in.count, [&]<int N>(std::integral_constant<int, N>) {
-    if constexpr (N > 1) { election_kernel<N, Ballot, steps><<<blocks, threads, 0, be.stream()>>>(*a); }
+    if constexpr (N > 1) {
+      auto const kernel = a->tiny ? election_kernel<N, Ballot, true, steps, most_few_models> : election_kernel<N, Ballot, false, steps, most_few_models>;
+      kernel<<<blocks, threads, 0, be.stream()>>>(*a);
+    }
   });
   check_cuda(cudaGetLastError(), "starting a method");
   return true;

@@ -15,6 +15,7 @@ namespace detail {
 /// Ordinary numbers: magnitudes that survive, weights, and sums of weights. Products and quotients of these stay far from both
 /// ends of float32, where the remainders of a division would be rounded.
 inline constexpr float least_ordinary_delta = 0x1p-60f;
+inline constexpr float least_ordinary_sum = 0x1p-80f;
 inline constexpr float most_ordinary_delta = 0x1p+65f;
 inline constexpr float least_ordinary_weight = 0x1p-20f;
 inline constexpr float most_ordinary_weight = 0x1p+20f;
@@ -47,6 +48,7 @@ struct election_arguments {
   float weight[Most];
   float lambda;
   bool normalize;
+  bool tiny;                      // whether deltas below the ordinary survive
   known_divisor divisor[1 << Most];  // of each set of models that agree; 1 where nothing is divided
 };
 
@@ -64,7 +66,8 @@ std::optional<election_arguments<Most>> ordinary_election(channel_block const& b
                   a.in.cols / tile_elements < index_t{1} << 31;
   for (std::size_t i = 0; i < n; ++i) {
     ordinary = ordinary && block.experts[i].type == dtype::bf16 && weight[i] >= least_ordinary_weight && weight[i] <= most_ordinary_weight &&
-               cuts[i].bits >= bits_as<std::uint32_t>(least_ordinary_delta) && cuts[i].bits < bits_as<std::uint32_t>(most_ordinary_delta);
+               cuts[i].bits < bits_as<std::uint32_t>(most_ordinary_delta);
+    a.tiny = a.tiny || cuts[i].bits < bits_as<std::uint32_t>(least_ordinary_delta);
   }
   if (!ordinary) { return {}; }
   a.tiles = static_cast<std::uint32_t>(a.in.cols / tile_elements);
@@ -117,8 +120,9 @@ struct election_table {
   known_divisor of[1 << N];
 };
 
+/// Tiny: deltas of any size survive, down to zero; a tile whose sums aren't ordinary is taken element by element.
 /// Steps: tiles of a thread.
-template <int N, consensus::ballot Ballot, int Steps, int Most>
+template <int N, consensus::ballot Ballot, bool Tiny, int Steps, int Most>
 BRAID_KERNEL void __launch_bounds__(256) election_kernel(__grid_constant__ election_arguments<Most> const a) {
   BRAID_BLOCK_OBJECT(election_table<N>, table);
   if (threadIdx.x < 1u << N) { table.of[threadIdx.x] = a.divisor[threadIdx.x]; }
@@ -153,6 +157,7 @@ BRAID_KERNEL void __launch_bounds__(256) election_kernel(__grid_constant__ elect
       continue;
     }
     std::uint32_t out[words];
+    bool odd = false;
 #pragma unroll
     for (int k = 0; k < words; ++k) {
       float result[2];
@@ -171,21 +176,26 @@ BRAID_KERNEL void __launch_bounds__(256) election_kernel(__grid_constant__ elect
           voice[i] = Ballot == consensus::ballot::weighted ? term[i] : kept;
           vote = i == 0 ? voice[i] : vote + voice[i];
         }
-        // Voices are zero or ordinary: 2^110 makes them more than 1.
+        // Voices are zero or ordinary: 2^110 makes them more than 1, and twice that any.
         float const side = __uint_as_float((__float_as_uint(vote) & 0x80000000u) | 0x76800000u);
         float total = 0.0f;
         float which = 0x1p23f;  // who agrees, in its lowest bits: the place of their divisor
 #pragma unroll
         for (int i = 0; i < N; ++i) {
-          float const agrees = ptx::saturated_product(voice[i], side);
+          float const agrees = Tiny ? ptx::saturated_product(voice[i] * side, 0x1p110f) : ptx::saturated_product(voice[i], side);
           total = ptx::fused(term[i], agrees, total);
           which = ptx::fused(agrees, static_cast<float>(static_cast<int>(sizeof(known_divisor)) << i), which);
         }
+        if constexpr (Tiny) { odd = odd || (total != 0.0f && total < least_ordinary_sum && total > -least_ordinary_sum); }
         constexpr std::uint32_t places = ((1u << N) - 1u) * static_cast<std::uint32_t>(sizeof(known_divisor));
         known_divisor const d = *reinterpret_cast<known_divisor const*>(reinterpret_cast<std::byte const*>(table.of) + (__float_as_uint(which) & places));
         result[h] = p + divide_by_known(total, d.sum, d.reciprocal) * a.lambda;
       }
       out[k] = ptx::to_bf16_pair(result[0], result[1]);
+    }
+    if (Tiny && odd) {
+      elect_singly<N, Ballot>(a, tile);
+      continue;
     }
     ptx::store_once(a.out + at, out);
   }

@@ -8,6 +8,7 @@
 #include <braid/backend/cuda/row_sums.cuh>
 #include <braid/method/detail/gram_method.hpp>
 
+#include <tbb/blocked_range.h>
 #include <tbb/parallel_for.h>
 
 BRAID_NAMESPACE_BEGIN
@@ -121,10 +122,13 @@ inline void gram_method<cuda>::measure(cuda const& be, tensor_request const& req
   }
   auto const columns = static_cast<std::size_t>(cols);
   plan.coefficient.resize(k.size() * columns);
-  for (std::size_t c = 0; c < columns; ++c) {
-    plan.solve(grams.data() + 4 * c, n, k.data());
-    for (std::size_t i = 0; i < k.size(); ++i) { plan.coefficient[i * columns + c] = static_cast<float>(k[i]); }
-  }
+  tbb::parallel_for(tbb::blocked_range<std::size_t>(0, columns, 64), [&](tbb::blocked_range<std::size_t> const& part) {
+    std::vector<double> own(k.size());
+    for (std::size_t c = part.begin(); c < part.end(); ++c) {
+      plan.solve(grams.data() + 4 * c, n, own.data());
+      for (std::size_t i = 0; i < own.size(); ++i) { plan.coefficient[i * columns + c] = static_cast<float>(own[i]); }
+    }
+  });
 }
 
 template <>

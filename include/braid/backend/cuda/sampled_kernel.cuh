@@ -32,16 +32,10 @@ struct sampled_stream {
   int left;                       // bits behind the prefix
 };
 
-#ifndef BRAID_T_TILES
-#define BRAID_T_TILES 4
-#endif
-#ifndef BRAID_T_STEPS
-#define BRAID_T_STEPS 4
-#endif
 inline constexpr int sample_threads = 1024;
 inline constexpr unsigned sample_bins = 2 * sample_threads;
-inline constexpr int sample_tiles = BRAID_T_TILES;                                                 // a thread
-inline constexpr int sampled_chunk_steps = BRAID_T_STEPS;
+inline constexpr int sample_tiles = 4;                                                // a thread
+inline constexpr int sampled_chunk_steps = 8;
 inline constexpr index_t sampled_chunk = 256 * tile_elements * sampled_chunk_steps;  // elements of a block
 inline constexpr unsigned chunk_candidates = 4096;                                    // of a model
 inline constexpr int most_sampled_streams = 2 * most_few_models;

@@ -115,7 +115,7 @@ std::vector<std::optional<magnitude_cut>> select_by_sample(device_method_workspa
   if (std::any_of(streams.begin(), streams.end(), [](auto const& s) { return s.state == sampled_stream::among_candidates; })) {
     auto* const digits = reinterpret_cast<digit_counts*>(there.data() + at_digits);
     check_cuda(cudaMemsetAsync(digits, 0, candidate_digits * sizeof(digit_counts), be.stream()), "clearing counts");
-    std::uint32_t const blocks = n > most_few_models ? 16 : 32;
+    auto const blocks = static_cast<std::uint32_t>(std::clamp<index_t>(elements >> 19, 8, 64));  // a stream
     for (int d = 0; d < candidate_digits; ++d) {
       search_candidates_kernel<<<static_cast<unsigned>(n) * blocks, search_threads, 0, be.stream()>>>(a, digits + d, blocks);
     }
