@@ -9,6 +9,7 @@
 #include "emulated/placed_family.hpp"
 
 #include <braid/method/arcee_fusion.hpp>
+#include <braid/prune/magnitude.hpp>
 
 #include <bit>
 
@@ -273,12 +274,14 @@ TEST_CASE("cuts of rows keep what the CPU's keep", "[emulated]") {
       }
     }
     placed_family const p(f, true, 0);
-    detail::row_cut_arguments<4> a{detail::inputs_of<4>(p.block, cols, {detail::operand::deltas, false, true}), {}, nullptr};
+    using plan_type = braid::prune::magnitude_rows::plan_type;
+    detail::row_cut_arguments<plan_type, 4> a{};
+    a.in = detail::inputs_of<4>(p.block, cols, {detail::operand::deltas, false, true});
     a.keep[0] = random.between(0, static_cast<int>(cols));
     a.keep[1] = random.between(1, static_cast<int>(cols) - 1);
-    std::vector<braid::magnitude_cut> cuts(4);
-    a.cuts = cuts.data();
-    emulated::run(4, 1, detail::row_cut_threads, detail::row_cut_memory(cols), sizeof(detail::row_cut_room), [&a] { detail::row_cuts_kernel<4>(a); });
+    std::vector<plan_type> plans(4);
+    a.plans = plans.data();
+    emulated::run(4, 1, detail::row_cut_threads, detail::row_cut_memory(cols), sizeof(detail::row_cut_room), [&a] { detail::row_cuts_kernel(a); });
     for (std::size_t k = 0; k < 4; ++k) {
       auto const row = static_cast<index_t>(k / 2);
       std::vector<float> delta;
@@ -286,7 +289,7 @@ TEST_CASE("cuts of rows keep what the CPU's keep", "[emulated]") {
       detail::row_workspace work;
       braid::magnitude_cut const expected = detail::row_cut(delta.data(), cols, a.keep[k % 2], work);
       index_t differ = 0;
-      for (index_t c = 0; c < cols; ++c) { differ += cuts[k].keeps(delta[static_cast<std::size_t>(c)], c) != expected.keeps(delta[static_cast<std::size_t>(c)], c) ? 1 : 0; }
+      for (index_t c = 0; c < cols; ++c) { differ += plans[k].cut.keeps(delta[static_cast<std::size_t>(c)], c) != expected.keeps(delta[static_cast<std::size_t>(c)], c) ? 1 : 0; }
       INFO("round " << round << ", row " << row << " of " << cols << ", keeps " << a.keep[k % 2]);
       CHECK(differ == 0);
     }

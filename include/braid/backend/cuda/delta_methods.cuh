@@ -219,38 +219,14 @@ class device_policy_pruner final : public device_pruner {
     std::vector<device_buffer<std::uint32_t>> ranks;
   };
 
-  /// Cuts of the rows of a block of few models, [rows, models]. Waits.
-  [[nodiscard]] std::vector<magnitude_cut> measure_row_cuts(cuda const& be, channel_block const& block, index_t cols) const {
-    row_cut_arguments<most_few_models> a{inputs_of<most_few_models>(block, cols, {operand::deltas, false, true}), {}, nullptr};
-    for (std::size_t i = 0; i < policies_.size(); ++i) {
-      if constexpr (Prune::measures == statistic::row_cut) { a.keep[i] = kept_[i] == survivors::some ? policies_[i].keep_count(cols) : 0; }
-    }
-    auto const count = static_cast<std::size_t>(block.rows) * policies_.size();
-    device_buffer<magnitude_cut> const there = be.make_buffer<magnitude_cut>(count);
-    a.cuts = there.data();
-    auto const kernel = row_cuts_kernel<most_few_models>;
-    std::size_t const shared = row_cut_memory(cols);
-    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)), "asking for shared memory");
-    kernel<<<static_cast<unsigned>(count), row_cut_threads, shared, be.stream()>>>(a);
-    check_cuda(cudaGetLastError(), "starting a selection");
-    return download(be, there);
-  }
-
   /// Plans of the rows of a block, [rows, models].
   [[nodiscard]] device_buffer<plan_type> measure_rows(cuda const& be, channel_block const& block, index_t cols, row_measures& measured) const {
     std::size_t const n = policies_.size();
+    if constexpr (Prune::measures == statistic::row_cut) {
+      if (n <= most_few_models && cols <= most_row_cut_cols) { return cut_rows(be, block, cols); }
+    }
     auto const rows = static_cast<std::size_t>(block.rows);
     std::vector<plan_type> plans(rows * n, any_plan_of(policies_[0]));
-    if constexpr (Prune::measures == statistic::row_cut) {
-      if (n <= most_few_models && cols <= most_row_cut_cols) {
-        std::vector<magnitude_cut> const cuts = measure_row_cuts(be, block, cols);
-        for (std::size_t k = 0; k < plans.size(); ++k) {
-          std::size_t const i = k % n;
-          if (kept_[i] == survivors::some) { plans[k] = policies_[i].plan(measures_.keys[i], cuts[k]); }
-        }
-        return upload(be, plans);
-      }
-    }
     for (std::size_t i = 0; i < n; ++i) {
       if (kept_[i] != survivors::some) { continue; }
       if constexpr (Prune::measures == statistic::row_cut) {
@@ -273,6 +249,27 @@ class device_policy_pruner final : public device_pruner {
       }
     }
     return upload(be, plans);
+  }
+
+  /// The same of few models, without the host.
+  [[nodiscard]] device_buffer<plan_type> cut_rows(cuda const& be, channel_block const& block, index_t cols) const
+    requires(Prune::measures == statistic::row_cut)
+  {
+    row_cut_arguments<plan_type, most_few_models> a{};
+    a.in = inputs_of<most_few_models>(block, cols, {operand::deltas, false, true});
+    for (std::size_t i = 0; i < policies_.size(); ++i) {
+      a.keep[i] = kept_[i] == survivors::some ? policies_[i].keep_count(cols) : 0;
+      a.plan[i] = policies_[i].plan(measures_.keys[i], magnitude_cut{});
+    }
+    std::size_t const count = static_cast<std::size_t>(block.rows) * policies_.size();
+    device_buffer<plan_type> there = be.make_buffer<plan_type>(count);
+    a.plans = there.data();
+    auto const kernel = row_cuts_kernel<plan_type, most_few_models>;
+    std::size_t const shared = row_cut_memory(cols);
+    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)), "asking for shared memory");
+    kernel<<<static_cast<unsigned>(count), row_cut_threads, shared, be.stream()>>>(a);
+    check_cuda(cudaGetLastError(), "starting a selection");
+    return there;
   }
 
   std::vector<Prune> policies_;

@@ -1,7 +1,7 @@
 #pragma once
 
 /// Cuts of rows of several models' deltas by radix selection, for rows whose magnitudes fit a block's shared memory: each delta is
-/// read once.
+/// read once, and pruning's plans are made where they are needed.
 
 #include <braid/backend/cuda/count_kernel.cuh>
 
@@ -12,11 +12,13 @@ inline constexpr unsigned row_cut_threads = 512;
 /// The longest rows: 48000 magnitudes and what a block keeps beside them.
 inline constexpr index_t most_row_cut_cols = 48000;
 
-template <int Most>
+/// What the kernel is told, by value. Plans have a member `cut`.
+template <class Plan, int Most>
 struct row_cut_arguments {
-  element_inputs<Most> in;   // by row
-  index_t keep[Most];        // elements of each row
-  magnitude_cut* cuts;       // [rows, models]
+  element_inputs<Most> in;  // by row
+  index_t keep[Most];       // elements of each row
+  Plan plan[Most];          // of each model, but for the cut
+  Plan* plans;              // [rows, models]
 };
 
 struct row_cut_room {
@@ -31,8 +33,8 @@ struct row_cut_room {
 constexpr std::size_t row_cut_memory(index_t cols) noexcept { return static_cast<std::size_t>(cols) * sizeof(std::uint32_t); }
 
 /// A block takes a row of one model. Of those that equal the cut the first survive; the cut's `last` is the last one of them.
-template <int Most>
-BRAID_KERNEL void __launch_bounds__(row_cut_threads) row_cuts_kernel(__grid_constant__ row_cut_arguments<Most> const a) {
+template <class Plan, int Most>
+BRAID_KERNEL void __launch_bounds__(row_cut_threads) row_cuts_kernel(__grid_constant__ row_cut_arguments<Plan, Most> const a) {
   BRAID_BLOCK_MEMORY(memory);
   BRAID_BLOCK_OBJECT(row_cut_room, room);
   auto* const key = reinterpret_cast<std::uint32_t*>(memory);
@@ -41,8 +43,13 @@ BRAID_KERNEL void __launch_bounds__(row_cut_threads) row_cuts_kernel(__grid_cons
   auto const row = static_cast<index_t>(blockIdx.x / models);
   auto const cols = static_cast<std::uint32_t>(a.in.cols);
   index_t const keep = a.keep[model];
+  auto const give = [&](magnitude_cut const& cut) {
+    Plan plan = a.plan[model];
+    plan.cut = cut;
+    a.plans[blockIdx.x] = plan;
+  };
   if (keep <= 0 || keep >= a.in.cols) {
-    if (threadIdx.x == 0) { a.cuts[blockIdx.x] = keep <= 0 ? magnitude_cut{0xFFFFFFFFu, -1} : magnitude_cut{0u, a.in.cols}; }
+    if (threadIdx.x == 0) { give(keep <= 0 ? magnitude_cut{0xFFFFFFFFu, -1} : magnitude_cut{0u, a.in.cols}); }
     return;
   }
   device_input const input = a.in.models[model];
@@ -109,7 +116,7 @@ BRAID_KERNEL void __launch_bounds__(row_cut_threads) row_cuts_kernel(__grid_cons
     wanted = room.left;
   }
   if (wanted == room.equal) {  // all of them
-    if (threadIdx.x == 0) { a.cuts[blockIdx.x] = {prefix, a.in.cols}; }
+    if (threadIdx.x == 0) { give({prefix, a.in.cols}); }
     return;
   }
   // A warp has a run of columns; the one in which the last survivor lies looks for it.
@@ -132,7 +139,7 @@ BRAID_KERNEL void __launch_bounds__(row_cut_threads) row_cuts_kernel(__grid_cons
       continue;
     }
     auto const number = before + static_cast<std::uint32_t>(__popc(some & ((1u << lane) - 1u))) + 1;
-    if ((some >> lane & 1u) != 0 && number == wanted) { a.cuts[blockIdx.x] = {prefix, static_cast<index_t>(c + lane)}; }
+    if ((some >> lane & 1u) != 0 && number == wanted) { give({prefix, static_cast<index_t>(c + lane)}); }
     return;
   }
 }
