@@ -25,8 +25,8 @@ struct search_room {
 
 /// Finds one more digit of each stream's cut that lies among candidates. `blocks` blocks take a stream.
 template <class F, int Most>
-BRAID_KERNEL void __launch_bounds__(search_threads) search_candidates_kernel(__grid_constant__ sampled_arguments<F, Most> const a, digit_counts* counts,
-                                                                             std::uint32_t blocks) {
+BRAID_KERNEL void __launch_bounds__(search_threads)
+search_candidates_kernel(__grid_constant__ sampled_arguments<F, Most> const a, digit_counts* counts, std::uint32_t blocks) {
   BRAID_BLOCK_OBJECT(search_room, shared);
   auto const own = blockIdx.x / blocks;
   sampled_stream& stream = a.streams[own];
@@ -87,7 +87,8 @@ BRAID_KERNEL void __launch_bounds__(search_threads) search_candidates_kernel(__g
   if (!whole && shift > 0) { return; }
   unsigned long long const at = found << shift;
   auto const distance = static_cast<std::uint32_t>(at >> a.index_bits);
-  stream.cut = {a.largest ? stream.high - distance : stream.low + distance, whole ? a.in.cols : static_cast<index_t>(at & ((1ull << a.index_bits) - 1))};
+  stream.cut = {a.largest ? stream.high - distance : stream.low + distance,
+                whole ? a.in.cols : static_cast<index_t>(at & ((1ull << a.index_bits) - 1))};
   stream.state = sampled_stream::found;
 }
 

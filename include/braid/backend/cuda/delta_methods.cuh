@@ -85,7 +85,9 @@ class device_policy_pruner final : public device_pruner {
       bool plain = !numbers.allow_nonfinite;
       for (survivors const k : kept_) { plain = plain && k == survivors::some; }
       for (float const f : numbers.factor) { plain = plain && f == 1.0f; }
-      if (plain && elect_ordinary(consensus_, work, block, cols, out, measures_.cuts, numbers.weight, numbers.lambda, numbers.normalize)) { return; }
+      bool const done =
+          plain && elect_ordinary(consensus_, work, block, cols, out, measures_.cuts, numbers.weight, numbers.lambda, numbers.normalize);
+      if (done) { return; }
     }
     for_each_part(work, block, cols, [&](channel_block const& part, index_t first, auto const& plans_of) {
       map_elements(work, part, cols, out + first * cols * static_cast<index_t>(size_of(block.out)), operand::deltas, numbers.allow_nonfinite,
@@ -264,10 +266,12 @@ class device_policy_pruner final : public device_pruner {
     std::size_t const count = static_cast<std::size_t>(block.rows) * policies_.size();
     device_buffer<plan_type> there = be.make_buffer<plan_type>(count);
     a.plans = there.data();
-    auto const kernel = row_cuts_kernel<plan_type, most_few_models>;
+    bool const is_short = cols <= short_row_cols;
+    auto const kernel = is_short ? row_cuts_kernel<short_row_cut_threads, plan_type, most_few_models>
+                                 : row_cuts_kernel<row_cut_threads, plan_type, most_few_models>;
     std::size_t const shared = row_cut_memory(cols);
     check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)), "asking for shared memory");
-    kernel<<<static_cast<unsigned>(count), row_cut_threads, shared, be.stream()>>>(a);
+    kernel<<<static_cast<unsigned>(count), is_short ? short_row_cut_threads : row_cut_threads, shared, be.stream()>>>(a);
     check_cuda(cudaGetLastError(), "starting a selection");
     return there;
   }

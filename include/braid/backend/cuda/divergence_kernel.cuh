@@ -1,7 +1,7 @@
 #pragma once
 
 /// Divergences of rows for Arcee Fusion. A sum over a row, from the left, is one thread's chain of additions; so a block takes
-/// as many rows as a warp has threads, most of its warps compute the terms of the next columns, and one or two add the last ones'.
+/// several rows, most of its warps compute the terms of the next columns, and one or two add the last ones', a thread a row.
 
 #include <braid/backend/cuda/element_inputs.cuh>
 #include <braid/core/detail/elementary.hpp>
@@ -9,7 +9,7 @@
 BRAID_NAMESPACE_BEGIN
 namespace detail {
 
-inline constexpr int divergence_rows = 32;     // of a block
+inline constexpr int divergence_rows = 16;     // of a block; two blocks fit a multiprocessor
 inline constexpr int divergence_columns = 64;  // whose terms are computed between two barriers
 inline constexpr int divergence_warps = 16;    // that compute
 inline constexpr int divergence_threads = 32 * (divergence_warps + 2);
@@ -30,8 +30,8 @@ __device__ inline double divide_exponential(double x, double divisor, double rec
 }
 
 /// divergence[row] of each row of `rows`: a block takes `divergence_rows` of them.
-[[maybe_unused]] BRAID_KERNEL void __launch_bounds__(divergence_threads) divergence_kernel(device_input model, device_input base, index_t rows, index_t cols,
-                                                                                           float* divergence) {
+[[maybe_unused]] BRAID_KERNEL void __launch_bounds__(divergence_threads)
+divergence_kernel(device_input model, device_input base, index_t rows, index_t cols, float* divergence) {
   BRAID_BLOCK_MEMORY(memory);
   auto& own = *reinterpret_cast<divergence_room*>(memory);
   index_t const first = static_cast<index_t>(blockIdx.x) * divergence_rows;
@@ -40,6 +40,7 @@ __device__ inline double divide_exponential(double x, double divisor, double rec
   auto const lane = static_cast<int>(threadIdx.x % 32);
   bool const computes = warp < divergence_warps;
   int const adds = warp - divergence_warps;  // the model, the base
+  int const row_added = lane % divergence_rows;
   constexpr int turns = 2 * divergence_rows / divergence_warps;
   constexpr int of_input = turns / 2;
   // Row and input of a warp's turn: first the model's.
@@ -104,13 +105,13 @@ __device__ inline double divide_exponential(double x, double divisor, double rec
       auto const& term = own.term[(step - 1) % 2][adds];
       int const count = terms_before(cols - (step - 1) * divergence_columns);
 #pragma unroll 8
-      for (int c = 0; c < count; ++c) { sum = sum + term[c][lane]; }
+      for (int c = 0; c < count; ++c) { sum = sum + term[c][row_added]; }
     }
     __syncthreads();
   }
   if (!computes) {
-    own.sum[adds][lane] = sum;
-    own.reciprocal[adds][lane] = 1.0 / sum;
+    own.sum[adds][row_added] = sum;  // the same from all threads of a row
+    own.reciprocal[adds][row_added] = 1.0 / sum;
   }
   __syncthreads();
 
@@ -134,7 +135,7 @@ __device__ inline double divide_exponential(double x, double divisor, double rec
       auto const& term = own.term[(step - 1) % 2][0];
       int const count = terms_before(cols - (step - 1) * divergence_columns);
 #pragma unroll 8
-      for (int c = 0; c < count; ++c) { sum = sum + term[c][lane]; }
+      for (int c = 0; c < count; ++c) { sum = sum + term[c][row_added]; }
     }
     __syncthreads();
   }

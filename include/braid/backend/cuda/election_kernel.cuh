@@ -1,13 +1,15 @@
 #pragma once
 
-/// TIES at full speed where its numbers allow it: bfloat16 inputs and result, deltas cut by magnitude, and cuts and weights of
-/// ordinary size. Gives the bytes of consensus::elected_sum: what is kept, and who agrees, are factors of 0 and 1, which change
+/// TIES at full speed where its numbers allow it: bfloat16 inputs and result, deltas cut by magnitude, and weights of ordinary
+/// size. Gives the bytes of consensus::elected_sum: what is kept, and who agrees, are factors of 0 and 1, which change
 /// nothing where they multiply exactly, and the few possible sums of weights are divided by with their reciprocals.
 
 #include <braid/backend/cuda/block_inputs.cuh>
 #include <braid/consensus/weighted.hpp>
 
+#include <algorithm>
 #include <optional>
+#include <vector>
 
 BRAID_NAMESPACE_BEGIN
 namespace detail {
@@ -56,14 +58,15 @@ struct election_arguments {
 /// @param cuts    of the tensor, one a model
 /// @param weight  one a model
 template <int Most>
-std::optional<election_arguments<Most>> ordinary_election(channel_block const& block, index_t cols, std::byte* out, std::vector<magnitude_cut> const& cuts,
-                                                          std::vector<float> const& weight, float lambda, bool normalize) {
+std::optional<election_arguments<Most>> ordinary_election(channel_block const& block, index_t cols, std::byte* out,
+                                                          std::vector<magnitude_cut> const& cuts, std::vector<float> const& weight,
+                                                          float lambda, bool normalize) {
   std::size_t const n = block.experts.size();
   if (n < 2 || n > static_cast<std::size_t>(Most) || cuts.size() != n) { return {}; }
   election_arguments<Most> a{};
   a.in = inputs_of<Most>(block, cols, {operand::deltas, true}, out);
-  bool ordinary = a.in.has_base && a.in.whole && a.in.rows == 1 && cols % tile_elements == 0 && block.out == dtype::bf16 && block.base.type == dtype::bf16 &&
-                  a.in.cols / tile_elements < index_t{1} << 31;
+  bool ordinary = a.in.has_base && a.in.whole && a.in.rows == 1 && cols % tile_elements == 0 && a.in.cols / tile_elements < index_t{1} << 31 &&
+                  block.out == dtype::bf16 && block.base.type == dtype::bf16;
   for (std::size_t i = 0; i < n; ++i) {
     ordinary = ordinary && block.experts[i].type == dtype::bf16 && weight[i] >= least_ordinary_weight && weight[i] <= most_ordinary_weight &&
                cuts[i].bits < bits_as<std::uint32_t>(most_ordinary_delta);
@@ -188,7 +191,8 @@ BRAID_KERNEL void __launch_bounds__(256) election_kernel(__grid_constant__ elect
         }
         if constexpr (Tiny) { odd = odd || (total != 0.0f && total < least_ordinary_sum && total > -least_ordinary_sum); }
         constexpr std::uint32_t places = ((1u << N) - 1u) * static_cast<std::uint32_t>(sizeof(known_divisor));
-        known_divisor const d = *reinterpret_cast<known_divisor const*>(reinterpret_cast<std::byte const*>(table.of) + (__float_as_uint(which) & places));
+        auto const* const begin = reinterpret_cast<std::byte const*>(table.of);
+        known_divisor const d = *reinterpret_cast<known_divisor const*>(begin + (__float_as_uint(which) & places));
         result[h] = p + divide_by_known(total, d.sum, d.reciprocal) * a.lambda;
       }
       out[k] = ptx::to_bf16_pair(result[0], result[1]);

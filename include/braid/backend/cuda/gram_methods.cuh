@@ -122,7 +122,7 @@ inline void gram_method<cuda>::measure(cuda const& be, tensor_request const& req
   }
   auto const columns = static_cast<std::size_t>(cols);
   plan.coefficient.resize(k.size() * columns);
-  tbb::parallel_for(tbb::blocked_range<std::size_t>(0, columns, 64), [&](tbb::blocked_range<std::size_t> const& part) {
+  tbb::parallel_for(tbb::blocked_range<std::size_t>(0, columns, 512), [&](tbb::blocked_range<std::size_t> const& part) {
     std::vector<double> own(k.size());
     for (std::size_t c = part.begin(); c < part.end(); ++c) {
       plan.solve(grams.data() + 4 * c, n, own.data());

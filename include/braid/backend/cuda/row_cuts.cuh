@@ -8,7 +8,10 @@
 BRAID_NAMESPACE_BEGIN
 namespace detail {
 
+/// Threads of a block: fewer for short rows, of which more blocks fit a multiprocessor.
 inline constexpr unsigned row_cut_threads = 512;
+inline constexpr unsigned short_row_cut_threads = 256;
+inline constexpr index_t short_row_cols = 8192;
 /// The longest rows: 48000 magnitudes and what a block keeps beside them.
 inline constexpr index_t most_row_cut_cols = 48000;
 
@@ -33,8 +36,8 @@ struct row_cut_room {
 constexpr std::size_t row_cut_memory(index_t cols) noexcept { return static_cast<std::size_t>(cols) * sizeof(std::uint32_t); }
 
 /// A block takes a row of one model. Of those that equal the cut the first survive; the cut's `last` is the last one of them.
-template <class Plan, int Most>
-BRAID_KERNEL void __launch_bounds__(row_cut_threads) row_cuts_kernel(__grid_constant__ row_cut_arguments<Plan, Most> const a) {
+template <unsigned Threads, class Plan, int Most>
+BRAID_KERNEL void __launch_bounds__(Threads) row_cuts_kernel(__grid_constant__ row_cut_arguments<Plan, Most> const a) {
   BRAID_BLOCK_MEMORY(memory);
   BRAID_BLOCK_OBJECT(row_cut_room, room);
   auto* const key = reinterpret_cast<std::uint32_t*>(memory);
@@ -56,7 +59,7 @@ BRAID_KERNEL void __launch_bounds__(row_cut_threads) row_cuts_kernel(__grid_cons
   std::byte const* const x_row = input.data + row * input.stride;
   std::byte const* const p_row = a.in.base.data + row * a.in.base.stride;
   std::uint32_t const whole = a.in.whole ? cols / tile_elements * tile_elements : 0;
-  for (std::uint32_t c = threadIdx.x * tile_elements; c < whole; c += row_cut_threads * tile_elements) {
+  for (std::uint32_t c = threadIdx.x * tile_elements; c < whole; c += Threads * tile_elements) {
     raw_tile raw;
     raw_tile base;
     float x[tile_elements];
@@ -68,7 +71,7 @@ BRAID_KERNEL void __launch_bounds__(row_cut_threads) row_cuts_kernel(__grid_cons
 #pragma unroll
     for (int j = 0; j < tile_elements; ++j) { key[c + static_cast<unsigned>(j)] = magnitude_key(x[j] - p[j]); }
   }
-  for (std::uint32_t c = whole + threadIdx.x; c < cols; c += row_cut_threads) {
+  for (std::uint32_t c = whole + threadIdx.x; c < cols; c += Threads) {
     key[c] = magnitude_key(widen_element(x_row + static_cast<index_t>(c) * bytes_of(input.type), input.type) -
                            widen_element(p_row + static_cast<index_t>(c) * bytes_of(a.in.base.type), a.in.base.type));
   }
@@ -81,15 +84,15 @@ BRAID_KERNEL void __launch_bounds__(row_cut_threads) row_cuts_kernel(__grid_cons
   for (int pass = 0; pass < 3; ++pass) {
     int const shift = shifts[pass];
     int const bits = pass == 0 ? 11 : 10;
-    for (unsigned b = threadIdx.x; b < count_bins; b += row_cut_threads) { room.bins[b] = 0; }
+    for (unsigned b = threadIdx.x; b < count_bins; b += Threads) { room.bins[b] = 0; }
     __syncthreads();
-    for (std::uint32_t c = threadIdx.x; c < cols; c += row_cut_threads) {
+    for (std::uint32_t c = threadIdx.x; c < cols; c += Threads) {
       std::uint32_t const k = key[c];
       if (pass == 0 || k >> (shift + bits) == prefix) { atomicAdd(&room.bins[k >> shift & ((1u << bits) - 1u)], 1u); }
     }
     __syncthreads();
     // From the highest bin down: each thread has neighbours.
-    constexpr unsigned each = count_bins / row_cut_threads;
+    constexpr unsigned each = count_bins / Threads;
     unsigned const top = count_bins - 1u - threadIdx.x * each;
     std::uint32_t mine = 0;
 #pragma unroll
@@ -120,7 +123,7 @@ BRAID_KERNEL void __launch_bounds__(row_cut_threads) row_cuts_kernel(__grid_cons
     return;
   }
   // A warp has a run of columns; the one in which the last survivor lies looks for it.
-  std::uint32_t const run = (cols + row_cut_threads - 1) / row_cut_threads * 32;
+  std::uint32_t const run = (cols + Threads - 1) / Threads * 32;
   std::uint32_t const begin = warp * run;
   auto const equals = [&](std::uint32_t c) { return __ballot_sync(0xFFFFFFFFu, c < cols && key[c] == prefix); };
   std::uint32_t mine = 0;

@@ -1,8 +1,8 @@
 #pragma once
 
-/// Selection by magnitude, of values that are functions of the inputs, in one pass over these: a sample says between which magnitudes a cut lies, and the pass counts
-/// what is above, and keeps what is between. Magnitudes that many elements share, as differences of 16-bit numbers do, are
-/// counted, not kept.
+/// Selection by magnitude, of values that are functions of the inputs, in one pass over these: a sample says between which
+/// magnitudes a cut lies, and the pass counts what is above, and keeps what is between. Magnitudes that many elements share, as
+/// differences of 16-bit numbers do, are counted, not kept.
 
 #include <braid/backend/cuda/count_kernel.cuh>
 
@@ -159,14 +159,26 @@ BRAID_KERNEL void __launch_bounds__(sample_threads) sample_kernel(__grid_constan
     int const shift = pass == 0 ? 20 : pass == 1 ? 10 : 0;
     int const bits = pass == 0 ? 11 : 10;
     for (unsigned i = threadIdx.x; i < 3 * sample_bins; i += sample_threads) { own.counts[i] = 0; }
+    // Ranks whose values agree so far share their counts.
+    unsigned counts_of[3] = {0, 1, 2};
+    counts_of[1] = value[1] == value[0] ? 0 : 1;
+    counts_of[2] = value[2] == value[1] ? counts_of[1] : 2;
+    auto const count_in = [&](unsigned r, std::uint32_t bin) {
+      return pass == 0 ? own.counts[bin] + own.counts[sample_bins + bin] + own.counts[2 * sample_bins + bin] : own.counts[counts_of[r] * sample_bins + bin];
+    };
     __syncthreads();
 #pragma unroll
     for (int k = 0; k < sample_tiles; ++k) {
 #pragma unroll
       for (int j = 0; j < tile_elements; ++j) {
         std::uint32_t const bin = key[k][j] >> shift & ((1u << bits) - 1u);
-        for (unsigned r = 0; r < (pass == 0 ? 1u : 3u); ++r) {
-          if (pass == 0 || key[k][j] >> (shift + bits) == value[r]) { atomicAdd(&own.counts[r * sample_bins + bin], 1u); }
+        if (pass == 0) {
+          atomicAdd(&own.counts[threadIdx.x % 3 * sample_bins + bin], 1u);  // neighbours have the same magnitude often
+          continue;
+        }
+#pragma unroll
+        for (unsigned r = 0; r < 3; ++r) {
+          if (counts_of[r] == r && key[k][j] >> (shift + bits) == value[r]) { atomicAdd(&own.counts[r * sample_bins + bin], 1u); }
         }
       }
     }
@@ -176,8 +188,7 @@ BRAID_KERNEL void __launch_bounds__(sample_threads) sample_kernel(__grid_constan
     std::uint32_t sum[3];
 #pragma unroll
     for (unsigned r = 0; r < 3; ++r) {
-      std::uint32_t const* const of = own.counts + (pass == 0 ? 0u : r * sample_bins);
-      sum[r] = of[top] + of[top - 1];
+      sum[r] = count_in(r, top) + count_in(r, top - 1);
 #pragma unroll
       for (unsigned step = 1; step < 32; step *= 2) {
         std::uint32_t const lower = __shfl_up_sync(0xFFFFFFFFu, sum[r], step);
@@ -188,14 +199,14 @@ BRAID_KERNEL void __launch_bounds__(sample_threads) sample_kernel(__grid_constan
     __syncthreads();
 #pragma unroll
     for (unsigned r = 0; r < 3; ++r) {
-      std::uint32_t const* const of = own.counts + (pass == 0 ? 0u : r * sample_bins);
-      std::uint32_t const both = of[top] + of[top - 1];
+      std::uint32_t const upper = count_in(r, top);
+      std::uint32_t const both = upper + count_in(r, top - 1);
       std::uint32_t above = sum[r] - both;
       for (unsigned w = 0; w < threadIdx.x / 32; ++w) { above += own.of_warps[r * 32 + w]; }
       if (above < left[r] && left[r] <= above + both) {
-        bool const first = left[r] <= above + of[top];
+        bool const first = left[r] <= above + upper;
         own.found[r] = first ? top : top - 1;
-        own.found[3 + r] = first ? above : above + of[top];
+        own.found[3 + r] = first ? above : above + upper;
       }
     }
     __syncthreads();
@@ -325,7 +336,8 @@ BRAID_KERNEL void __launch_bounds__(256) count_around_kernel(__grid_constant__ s
       for (std::uint32_t left = inside[c]; left != 0; left &= left - 1, ++slot) {
         auto const bit = static_cast<std::uint32_t>(__ffs(static_cast<int>(left)) - 1);
         if (slot < own.room) {
-          own.kept[c][slot] = static_cast<std::uint16_t>(bit / tile_elements * static_cast<std::uint32_t>(sampled_chunk) + static_cast<std::uint32_t>(at) + bit % tile_elements);
+          std::uint32_t const number = static_cast<std::uint32_t>(at) + bit % tile_elements;
+          own.kept[c][slot] = static_cast<std::uint16_t>(bit / tile_elements * static_cast<std::uint32_t>(sampled_chunk) + number);
         }
       }
     }
@@ -349,7 +361,9 @@ BRAID_KERNEL void __launch_bounds__(256) count_around_kernel(__grid_constant__ s
 #pragma unroll 1
   for (unsigned c = 0; c < Cuts; ++c) {
     std::uint32_t const count = own.kept_count[c] < own.room ? own.kept_count[c] : own.room;
-    for (std::uint32_t k = threadIdx.x; k < count; k += blockDim.x) { atomicAdd(&own.of_stream[c * values + own.kept[c][k] / static_cast<unsigned>(sampled_chunk)], 1u); }
+    for (std::uint32_t k = threadIdx.x; k < count; k += blockDim.x) {
+      atomicAdd(&own.of_stream[c * values + own.kept[c][k] / static_cast<unsigned>(sampled_chunk)], 1u);
+    }
   }
   __syncthreads();
   if (threadIdx.x < streams) {
@@ -401,7 +415,8 @@ BRAID_KERNEL void __launch_bounds__(1024) find_cut_kernel(__grid_constant__ samp
   auto const value = static_cast<int>(number % static_cast<unsigned>(F::values(a.in.count)));
   sampled_stream& stream = a.streams[number];
   auto const total = static_cast<unsigned long long>(a.in.cols);
-  unsigned long long const wanted = F::shares ? static_cast<unsigned long long>(static_cast<float>(total - stream.zeros) * a.share) : a.wanted[number];
+  unsigned long long const wanted =
+      F::shares ? static_cast<unsigned long long>(static_cast<float>(total - stream.zeros) * a.share) : a.wanted[number];
   unsigned long long const before = a.largest ? stream.above : total - stream.above - stream.equal - stream.candidates;
   unsigned long long const first = a.largest ? stream.larger : stream.candidates - stream.larger;
   bool const beyond = wanted > before + stream.equal + stream.candidates;
@@ -463,16 +478,15 @@ BRAID_KERNEL void __launch_bounds__(1024) find_cut_kernel(__grid_constant__ samp
   constexpr int own = static_cast<int>(sampled_chunk / 1024);
   index_t const from = static_cast<index_t>(shared.chunk_found) * sampled_chunk + static_cast<index_t>(threadIdx.x) * own;
   auto const equals = [&](int k) { return from + k < a.in.cols && key_at(a, value, from + k) == bits; };
-  mine = 0;
-  for (int k = 0; k < own; ++k) { mine += equals(k) ? 1u : 0u; }
+  std::uint32_t mask = 0;
+#pragma unroll
+  for (int k = 0; k < own; ++k) { mask |= equals(k) ? 1u << k : 0u; }
+  mine = static_cast<std::uint32_t>(__popc(mask));
   scan(mine, sum_before);
   if (shared.left_in_chunk > sum_before && shared.left_in_chunk <= static_cast<unsigned long long>(sum_before) + mine) {
     unsigned long long rest = shared.left_in_chunk - sum_before;
-    int k = 0;
-    for (;; ++k) {
-      if (equals(k) && --rest == 0) { break; }
-    }
-    stream.cut = {bits, from + k + a.in.first_col};
+    for (; rest > 1; --rest) { mask &= mask - 1; }
+    stream.cut = {bits, from + __ffs(static_cast<int>(mask)) - 1 + a.in.first_col};
     stream.state = sampled_stream::found;
   }
 }

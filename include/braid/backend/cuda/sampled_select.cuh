@@ -6,6 +6,8 @@
 #include <braid/backend/cuda/value_select.cuh>
 
 #include <bit>
+#include <optional>
+#include <vector>
 
 BRAID_NAMESPACE_BEGIN
 namespace detail {
@@ -73,7 +75,8 @@ std::vector<std::optional<magnitude_cut>> select_by_sample(device_method_workspa
   std::vector<std::optional<magnitude_cut>> cuts(n);
   constexpr index_t least = sample_threads * sample_tiles * tile_elements * 16;
   index_t const elements = block.rows * cols;
-  if (models < 1 || models > most || elements < least || elements > index_t{0xFFFFFFFF} || cols % tile_elements != 0 || block.first != 0) { return cuts; }
+  bool const suits = models >= 1 && models <= most && elements >= least && elements <= index_t{0xFFFFFFFF} && cols % tile_elements == 0;
+  if (!suits || block.first != 0) { return cuts; }
   sampled_arguments<F, most> a{};
   a.in = inputs_of<most>(block, cols, {operand::deltas});
   a.of_row = static_cast<std::uint32_t>(cols / tile_elements);

@@ -33,7 +33,8 @@ inline std::vector<magnitude_cut> select_deltas(device_method_workspace& work, c
       std::size_t const streams = last - first;
       for (std::size_t c = 0; c < here.size(); c += streams) {
         std::vector<magnitude_cut> slow;
-        if (std::any_of(quick.begin() + static_cast<std::ptrdiff_t>(c), quick.begin() + static_cast<std::ptrdiff_t>(c + streams), [](auto const& q) { return !q.has_value(); })) {
+        auto const begin = quick.begin() + static_cast<std::ptrdiff_t>(c);
+        if (std::any_of(begin, begin + static_cast<std::ptrdiff_t>(streams), [](auto const& q) { return !q.has_value(); })) {
           value_selector select(work, part, cols, operand::deltas, delta_values{}, order);
           slow = select([&](std::size_t s, index_t) { return here[c + s]; });
         }

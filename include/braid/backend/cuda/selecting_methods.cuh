@@ -46,6 +46,46 @@ BRAID_KERNEL void count_movers_kernel(__grid_constant__ mover_counts const a) {
   }
 }
 
+/// The same of up to four models, eight elements a thread at a time; all channels are one row.
+template <int N>
+BRAID_KERNEL void __launch_bounds__(256) count_few_movers_kernel(__grid_constant__ mover_counts const a, index_t tiles) {
+  BRAID_BLOCK_OBJECT(std::uint32_t, counts[2 * N]);
+  if (threadIdx.x < 2 * N) { counts[threadIdx.x] = 0; }
+  __syncthreads();
+  std::uint32_t alone[N] = {};
+  std::uint32_t shared[N] = {};
+  index_t const step = static_cast<index_t>(gridDim.x) * blockDim.x;
+  for (index_t t = static_cast<index_t>(blockIdx.x) * blockDim.x + threadIdx.x; t < tiles; t += step) {
+    index_t const col = t * tile_elements;
+    bool const whole = a.in.whole && col + tile_elements <= a.in.cols;
+    element_tile<N> tile;
+    load_elements<N, tile_layout::together>(a.in, 0, col, whole, tile);  // zeros beyond the end, which don't move
+#pragma unroll
+    for (int j = 0; j < tile_elements; ++j) {
+      std::uint32_t movers = 0;
+#pragma unroll
+      for (int i = 0; i < N; ++i) { movers += moves(tile.x[i][j], a.epsilon) ? 1u : 0u; }
+#pragma unroll
+      for (int i = 0; i < N; ++i) {
+        std::uint32_t const moved = moves(tile.x[i][j], a.epsilon) ? 1u : 0u;
+        alone[i] += movers == 1 ? moved : 0u;
+        shared[i] += movers > 1 ? moved : 0u;
+      }
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < N; ++i) {
+    std::uint32_t const of_warp_alone = __reduce_add_sync(0xFFFFFFFFu, alone[i]);
+    std::uint32_t const of_warp_shared = __reduce_add_sync(0xFFFFFFFFu, shared[i]);
+    if (threadIdx.x % 32 == 0) {
+      atomicAdd(&counts[2 * i], of_warp_alone);
+      atomicAdd(&counts[2 * i + 1], of_warp_shared);
+    }
+  }
+  __syncthreads();
+  if (threadIdx.x < 2 * N) { atomicAdd(&a.counts[threadIdx.x], static_cast<unsigned long long>(counts[threadIdx.x])); }
+}
+
 /// Squares of the deltas that SCE selects, of each model.
 struct selected_squares {
   variance_selection selected;
@@ -81,8 +121,17 @@ inline std::vector<index_t> ram<cuda>::count_movers(cuda const& be, tensor_chann
   auto const there = be.make_buffer<unsigned long long>(size);
   detail::check_cuda(cudaMemsetAsync(there.data(), 0, size * sizeof(unsigned long long), be.stream()), "clearing counts");
   detail::mover_counts const a{detail::inputs_of<max_experts>(block.get(), tensor.cols, {detail::operand::deltas}), epsilon, there.data()};
-  auto const blocks = static_cast<unsigned>(std::min<index_t>((tensor.channels * tensor.cols + 255) / 256, 2048));
-  if (!tensor.experts.empty()) { detail::count_movers_kernel<<<blocks, 256, size * 4, be.stream()>>>(a); }
+  auto const blocks_of = [](index_t items) { return static_cast<unsigned>(std::min<index_t>((items + 255) / 256, 2048)); };
+  auto const models = static_cast<int>(tensor.experts.size());
+  constexpr index_t most_counted = index_t{1} << 40;  // so that a block's counts fit 32 bits
+  if (epsilon >= 0.0f && models >= 1 && models <= detail::most_few_models && a.in.rows == 1 && a.in.has_base && a.in.cols < most_counted) {
+    index_t const tiles = detail::tiles_of<detail::tile_layout::together>(a.in.cols);
+    detail::with_few_models<detail::most_few_models>(models, [&]<int N>(std::integral_constant<int, N>) {
+      detail::count_few_movers_kernel<N><<<blocks_of(tiles), 256, 0, be.stream()>>>(a, tiles);
+    });
+  } else if (models > 0) {
+    detail::count_movers_kernel<<<blocks_of(tensor.channels * tensor.cols), 256, size * 4, be.stream()>>>(a);
+  }
   detail::check_cuda(cudaGetLastError(), "starting a measuring pass");
   auto const counts = detail::download(be, there);
   return {counts.begin(), counts.end()};
