@@ -141,8 +141,18 @@ BRAID_KERNEL void count_equals_kernel(__grid_constant__ count_arguments<F, Most>
   if (threadIdx.x < streams) { equals[row * streams + threadIdx.x] = counts[threadIdx.x]; }
 }
 
+/// What functions of one value an element have in common, for selections by a sample.
+struct one_value {
+  static constexpr bool of_one_model = false;
+  static constexpr bool shares = false;
+  BRAID_HD static constexpr int values(int) noexcept { return 1; }
+};
+
 /// Stream i is the delta of model i.
 struct delta_values {
+  static constexpr bool of_one_model = true;
+  static constexpr bool shares = false;
+  BRAID_HD static constexpr int values(int n) noexcept { return n; }
   static constexpr int most = most_few_models;
   static constexpr bool by_row = false;
   BRAID_HD static constexpr int streams(int n) noexcept { return n; }
@@ -150,7 +160,8 @@ struct delta_values {
 };
 
 /// The variance over models.
-struct variance_values {
+struct variance_values : one_value {
+  static constexpr bool shares = true;
   static constexpr int most = most_few_models;
   static constexpr bool by_row = false;
   BRAID_HD static constexpr int streams(int) noexcept { return 1; }
@@ -158,7 +169,7 @@ struct variance_values {
 };
 
 /// The importance of an element, three times, for three order statistics.
-struct importance_values {
+struct importance_values : one_value {
   static constexpr int most = 1;
   static constexpr bool by_row = true;
   float const* divergence;  // [channels]

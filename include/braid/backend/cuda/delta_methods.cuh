@@ -3,9 +3,12 @@
 /// The task-arithmetic family on a device: one kernel prunes, weighs, joins and adds.
 
 #include <braid/backend/cuda/delta_functions.cuh>
+#include <braid/backend/cuda/election.cuh>
 #include <braid/backend/cuda/elementwise_methods.cuh>
+#include <braid/backend/cuda/launch.cuh>
 #include <braid/backend/cuda/ranked_merge.cuh>
 #include <braid/backend/cuda/row_codes.cuh>
+#include <braid/backend/cuda/row_cuts.cuh>
 #include <braid/backend/cuda/row_statistics.cuh>
 #include <braid/backend/cuda/row_sums.cuh>
 #include <braid/backend/cuda/select_deltas.cuh>
@@ -91,6 +94,14 @@ class device_policy_pruner final : public device_pruner {
         merge_ranked(work.executor(), block, cols, out, plans, f, numbers.allow_nonfinite ? nullptr : work.watch(block, cols, operand::deltas));
         return;
       }
+    }
+    if constexpr (Prune::measures == statistic::tensor_cut && elects_sign<Consensus>) {
+      bool plain = !numbers.allow_nonfinite;
+      for (survivors const k : kept_) { plain = plain && k == survivors::some; }
+      for (float const f : numbers.factor) { plain = plain && f == 1.0f; }
+      bool const done =
+          plain && elect_ordinary(consensus_, work, block, cols, out, measures_.cuts, numbers.weight, numbers.lambda, numbers.normalize);
+      if (done) { return; }
     }
     for_each_part(work, block, cols, [&](channel_block const& part, index_t first, auto const& plans_of) {
       map_elements(work, part, cols, out + first * cols * static_cast<index_t>(size_of(block.out)), operand::deltas, numbers.allow_nonfinite,
@@ -236,6 +247,9 @@ class device_policy_pruner final : public device_pruner {
   /// Plans of the rows of a block, [rows, models].
   [[nodiscard]] device_buffer<plan_type> measure_rows(cuda const& be, channel_block const& block, index_t cols, row_measures& measured) const {
     std::size_t const n = policies_.size();
+    if constexpr (Prune::measures == statistic::row_cut) {
+      if (n <= most_few_models && cols <= most_row_cut_cols) { return cut_rows(be, block, cols); }
+    }
     auto const rows = static_cast<std::size_t>(block.rows);
     std::vector<plan_type> plans(rows * n, any_plan_of(policies_[0]));
     for (std::size_t i = 0; i < n; ++i) {
@@ -260,6 +274,29 @@ class device_policy_pruner final : public device_pruner {
       }
     }
     return upload(be, plans);
+  }
+
+  /// The same of few models, without the host.
+  [[nodiscard]] device_buffer<plan_type> cut_rows(cuda const& be, channel_block const& block, index_t cols) const
+    requires(Prune::measures == statistic::row_cut)
+  {
+    row_cut_arguments<plan_type, most_few_models> a{};
+    a.in = inputs_of<most_few_models>(block, cols, {operand::deltas, false, true});
+    for (std::size_t i = 0; i < policies_.size(); ++i) {
+      a.keep[i] = kept_[i] == survivors::some ? policies_[i].keep_count(cols) : 0;
+      a.plan[i] = policies_[i].plan(measures_.keys[i], magnitude_cut{});
+    }
+    std::size_t const count = static_cast<std::size_t>(block.rows) * policies_.size();
+    device_buffer<plan_type> there = be.make_buffer<plan_type>(count);
+    a.plans = there.data();
+    bool const is_short = cols <= short_row_cols;
+    auto const kernel = is_short ? row_cuts_kernel<short_row_cut_threads, plan_type, most_few_models>
+                                 : row_cuts_kernel<row_cut_threads, plan_type, most_few_models>;
+    std::size_t const shared = row_cut_memory(cols);
+    allow_shared_memory(kernel);
+    kernel<<<static_cast<unsigned>(count), is_short ? short_row_cut_threads : row_cut_threads, shared, be.stream()>>>(a);
+    check_cuda(cudaGetLastError(), "starting a selection");
+    return there;
   }
 
   std::vector<Prune> policies_;
@@ -295,14 +332,7 @@ struct delta_pruning<cuda> {
     auto const select = [&](std::vector<index_t> const& wanted, detail::radix_select::order order) {
       detail::device_method_workspace work(be);
       detail::device_block const block(be, tensor);
-      // One cut a model at a time.
-      std::vector<magnitude_cut> cuts_of;
-      auto const models = static_cast<std::ptrdiff_t>(tensor.experts.size());
-      for (auto at = wanted.begin(); at != wanted.end(); at += models) {
-        auto const some = detail::select_deltas(work, block.get(), tensor.cols, {at, at + models}, order);
-        cuts_of.insert(cuts_of.end(), some.begin(), some.end());
-      }
-      return cuts_of;
+      return detail::select_deltas(work, block.get(), tensor.cols, wanted, order);
     };
     std::vector<detail::survivors> kept = detail::survivors_of(policies, cuts);
     detail::pruning_measures measures = detail::measure_pruning(tensor, policies, kept, std::move(keys), cuts, select);

@@ -3,10 +3,12 @@
 /// The methods that combine by coefficients from Gram matrices (method/detail/gram_method.hpp) on a device: the device sums, the
 /// host finds the coefficients, the device combines.
 
+#include <braid/backend/cuda/column_gram.cuh>
 #include <braid/backend/cuda/elementwise_methods.cuh>
 #include <braid/backend/cuda/row_sums.cuh>
 #include <braid/method/detail/gram_method.hpp>
 
+#include <tbb/blocked_range.h>
 #include <tbb/parallel_for.h>
 
 BRAID_NAMESPACE_BEGIN
@@ -69,42 +71,6 @@ inline std::vector<float> all_row_triangles(device_method_workspace& work, chann
   return lower;
 }
 
-/// gram[column] = {aa, ab, ab, bb} of two inputs: exact products added in float64 from the first row to the last.
-struct column_gram {
-  device_input base;
-  device_input models[2];
-  bool has_base;
-  bool deltas;
-  index_t rows;
-  double* gram;
-
-  __device__ void operator()(index_t col) const noexcept {
-    double aa = 0.0;
-    double ab = 0.0;
-    double bb = 0.0;
-#pragma unroll 8
-    for (index_t row = 0; row < rows; ++row) {
-      auto const at = [row, col](device_input const& input) { return widen_element(input.data + row * input.stride + col * bytes_of(input.type), input.type); };
-      float const p = has_base ? at(base) : 0.0f;
-      float x = at(models[0]);
-      float y = at(models[1]);
-      if (deltas) {
-        x = x - p;
-        y = y - p;
-      }
-      double const a = static_cast<double>(x);
-      double const b = static_cast<double>(y);
-      aa = aa + a * a;
-      ab = ab + a * b;
-      bb = bb + b * b;
-    }
-    gram[4 * col] = aa;
-    gram[4 * col + 1] = ab;
-    gram[4 * col + 2] = ab;
-    gram[4 * col + 3] = bb;
-  }
-};
-
 /// Notes the channels of NaN and infinity, for passes that don't look themselves.
 struct check_only : plain_function {
   BRAID_HD float operator()(float, float const*, int, index_t, index_t) const noexcept { return 0.0f; }
@@ -138,19 +104,31 @@ inline void gram_method<cuda>::measure(cuda const& be, tensor_request const& req
   device_buffer<double> const there = be.make_buffer<double>(static_cast<std::size_t>(cols) * 4);
   column_gram f{device_input(block.base), {device_input(block.experts[0]), device_input(block.experts[1])}, block.base.data != nullptr,
                 plan.measured == operand::deltas, block.rows, there.data()};
-  be.for_each(cols, f);
-  if (!request.allow_nonfinite) {
-    device_buffer<std::byte> const nowhere = be.make_buffer<std::byte>(static_cast<std::size_t>(block.rows * cols) * size_of(block.out));
-    map_elements(work, block, cols, nowhere.data(), plan.measured, false, [](auto) { return check_only{}; }, &given);
+  if (has_usual_columns(f, cols)) {
+    current_device const current(be.device());
+    auto const blocks = static_cast<unsigned>((cols + gram_columns - 1) / gram_columns);
+    column_gram_kernel<<<blocks, gram_threads, sizeof(column_gram_room), be.stream()>>>(f, cols);
+    check_cuda(cudaGetLastError(), "starting a measuring pass");
+  } else {
+    be.for_each(cols, f);
   }
   auto const grams = download(be, there);
-  work.finish();
+  // Products of finite float32 numbers are finite in float64, and so are their sums.
+  bool const finite = std::all_of(grams.begin(), grams.end(), [](double x) { return std::isfinite(x); });
+  if (!request.allow_nonfinite && (!finite || (f.has_base && !f.deltas))) {
+    device_buffer<std::byte> const nowhere = be.make_buffer<std::byte>(static_cast<std::size_t>(block.rows * cols) * size_of(block.out));
+    map_elements(work, block, cols, nowhere.data(), plan.measured, false, [](auto) { return check_only{}; }, &given);
+    work.finish();
+  }
   auto const columns = static_cast<std::size_t>(cols);
   plan.coefficient.resize(k.size() * columns);
-  for (std::size_t c = 0; c < columns; ++c) {
-    plan.solve(grams.data() + 4 * c, n, k.data());
-    for (std::size_t i = 0; i < k.size(); ++i) { plan.coefficient[i * columns + c] = static_cast<float>(k[i]); }
-  }
+  tbb::parallel_for(tbb::blocked_range<std::size_t>(0, columns, 512), [&](tbb::blocked_range<std::size_t> const& part) {
+    std::vector<double> own(k.size());
+    for (std::size_t c = part.begin(); c < part.end(); ++c) {
+      plan.solve(grams.data() + 4 * c, n, own.data());
+      for (std::size_t i = 0; i < own.size(); ++i) { plan.coefficient[i * columns + c] = static_cast<float>(own[i]); }
+    }
+  });
 }
 
 template <>

@@ -45,8 +45,8 @@ void merge_ranked(cuda const& be, channel_block const& block, index_t cols, std:
     start_ranked(be, a);
     constexpr int items = 29;
     auto const kernel = left_rows_kernel<N, items, Plan, F>;
-    constexpr auto shared = static_cast<int>(rank_memory<items>());
-    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared), "asking for shared memory");
+    constexpr std::size_t shared = rank_memory<items>();
+    allow_shared_memory(kernel);
     kernel<<<blocks, rank_threads, shared, be.stream()>>>(a, ranks.data());
     check_cuda(cudaGetLastError(), "starting a merge");
   });

@@ -2,10 +2,11 @@
 
 /// ram, sce and arcee_fusion on a device.
 
+#include <braid/backend/cuda/divergence_kernel.cuh>
 #include <braid/backend/cuda/elementwise_methods.cuh>
+#include <braid/backend/cuda/launch.cuh>
 #include <braid/backend/cuda/row_sums.cuh>
-#include <braid/backend/cuda/value_select.cuh>
-#include <braid/core/detail/elementary.hpp>
+#include <braid/backend/cuda/sampled_select.cuh>
 #include <braid/method/arcee_fusion.hpp>
 #include <braid/method/ram.hpp>
 #include <braid/method/sce.hpp>
@@ -46,6 +47,46 @@ BRAID_KERNEL void count_movers_kernel(__grid_constant__ mover_counts const a) {
   }
 }
 
+/// The same of up to four models, eight elements a thread at a time; all channels are one row.
+template <int N>
+BRAID_KERNEL void __launch_bounds__(256) count_few_movers_kernel(__grid_constant__ mover_counts const a, index_t tiles) {
+  BRAID_BLOCK_OBJECT(std::uint32_t, counts[2 * N]);
+  if (threadIdx.x < 2 * N) { counts[threadIdx.x] = 0; }
+  __syncthreads();
+  std::uint32_t alone[N] = {};
+  std::uint32_t shared[N] = {};
+  index_t const step = static_cast<index_t>(gridDim.x) * blockDim.x;
+  for (index_t t = static_cast<index_t>(blockIdx.x) * blockDim.x + threadIdx.x; t < tiles; t += step) {
+    index_t const col = t * tile_elements;
+    bool const whole = a.in.whole && col + tile_elements <= a.in.cols;
+    element_tile<N> tile;
+    load_elements<N, tile_layout::together>(a.in, 0, col, whole, tile);  // zeros beyond the end, which don't move
+#pragma unroll
+    for (int j = 0; j < tile_elements; ++j) {
+      std::uint32_t movers = 0;
+#pragma unroll
+      for (int i = 0; i < N; ++i) { movers += moves(tile.x[i][j], a.epsilon) ? 1u : 0u; }
+#pragma unroll
+      for (int i = 0; i < N; ++i) {
+        std::uint32_t const moved = moves(tile.x[i][j], a.epsilon) ? 1u : 0u;
+        alone[i] += movers == 1 ? moved : 0u;
+        shared[i] += movers > 1 ? moved : 0u;
+      }
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < N; ++i) {
+    std::uint32_t const of_warp_alone = __reduce_add_sync(0xFFFFFFFFu, alone[i]);
+    std::uint32_t const of_warp_shared = __reduce_add_sync(0xFFFFFFFFu, shared[i]);
+    if (threadIdx.x % 32 == 0) {
+      atomicAdd(&counts[2 * i], of_warp_alone);
+      atomicAdd(&counts[2 * i + 1], of_warp_shared);
+    }
+  }
+  __syncthreads();
+  if (threadIdx.x < 2 * N) { atomicAdd(&a.counts[threadIdx.x], static_cast<unsigned long long>(counts[threadIdx.x])); }
+}
+
 /// Squares of the deltas that SCE selects, of each model.
 struct selected_squares {
   variance_selection selected;
@@ -71,58 +112,6 @@ struct selected_squares {
   }
 };
 
-/// divergence[row] of Arcee Fusion: float64, exponentials by a block's threads, sums from the left by one thread for each
-/// model. `room` has 2 x cols for each block.
-BRAID_KERNEL void divergence_kernel(device_input model, device_input base, index_t cols, double* room, float* divergence) {
-  BRAID_BLOCK_OBJECT(double, sums[2]);
-  BRAID_BLOCK_OBJECT(float, largest[2]);
-  index_t const row = blockIdx.x;
-  device_input const inputs[2] = {model, base};
-  auto const at = [&](int m, index_t c) {
-    return widen_element(inputs[m].data + row * inputs[m].stride + c * bytes_of(inputs[m].type), inputs[m].type);
-  };
-  double* const p = room + row * 2 * cols;
-  double* const of[2] = {p, p + cols};
-  auto const warp = threadIdx.x / 32;
-  if (warp < 2) {
-    auto const m = static_cast<int>(warp);
-    float most = -HUGE_VALF;
-    for (index_t c = threadIdx.x % 32; c < cols; c += 32) {
-      float const x = at(m, c);
-      most = x > most ? x : most;
-    }
-    for (int step = 16; step > 0; step /= 2) {
-      float const other = __shfl_xor_sync(0xFFFFFFFFu, most, step);
-      most = other > most ? other : most;
-    }
-    if (threadIdx.x % 32 == 0) { largest[m] = most; }
-  }
-  __syncthreads();
-  for (int m = 0; m < 2; ++m) {
-    for (index_t c = threadIdx.x; c < cols; c += blockDim.x) { of[m][c] = exp_negative(static_cast<double>(at(m, c)) - static_cast<double>(largest[m])); }
-  }
-  __syncthreads();
-  if (warp < 2 && threadIdx.x % 32 == 0) {
-    double sum = 0.0;
-#pragma unroll 8
-    for (index_t c = 0; c < cols; ++c) { sum += of[warp][c]; }
-    sums[warp] = sum;
-  }
-  __syncthreads();
-  for (index_t c = threadIdx.x; c < cols; c += blockDim.x) {
-    double const a = p[c] / sums[0] + 1e-8;
-    double const b = of[1][c] / sums[1] + 1e-8;
-    p[c] = a * log_positive(a / b);
-  }
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    double sum = 0.0;
-#pragma unroll 8
-    for (index_t c = 0; c < cols; ++c) { sum += p[c]; }
-    divergence[row] = sum > 0.0 ? static_cast<float>(sum) : 0.0f;
-  }
-}
-
 }  // namespace detail
 
 template <>
@@ -133,8 +122,17 @@ inline std::vector<index_t> ram<cuda>::count_movers(cuda const& be, tensor_chann
   auto const there = be.make_buffer<unsigned long long>(size);
   detail::check_cuda(cudaMemsetAsync(there.data(), 0, size * sizeof(unsigned long long), be.stream()), "clearing counts");
   detail::mover_counts const a{detail::inputs_of<max_experts>(block.get(), tensor.cols, {detail::operand::deltas}), epsilon, there.data()};
-  auto const blocks = static_cast<unsigned>(std::min<index_t>((tensor.channels * tensor.cols + 255) / 256, 2048));
-  if (!tensor.experts.empty()) { detail::count_movers_kernel<<<blocks, 256, size * 4, be.stream()>>>(a); }
+  auto const blocks_of = [](index_t items) { return static_cast<unsigned>(std::min<index_t>((items + 255) / 256, 2048)); };
+  auto const models = static_cast<int>(tensor.experts.size());
+  constexpr index_t most_counted = index_t{1} << 40;  // so that a block's counts fit 32 bits
+  if (epsilon >= 0.0f && models >= 1 && models <= detail::most_few_models && a.in.rows == 1 && a.in.has_base && a.in.cols < most_counted) {
+    index_t const tiles = detail::tiles_of<detail::tile_layout::together>(a.in.cols);
+    detail::with_few_models<detail::most_few_models>(models, [&]<int N>(std::integral_constant<int, N>) {
+      detail::count_few_movers_kernel<N><<<blocks_of(tiles), 256, 0, be.stream()>>>(a, tiles);
+    });
+  } else if (models > 0) {
+    detail::count_movers_kernel<<<blocks_of(tensor.channels * tensor.cols), 256, size * 4, be.stream()>>>(a);
+  }
   detail::check_cuda(cudaGetLastError(), "starting a measuring pass");
   auto const counts = detail::download(be, there);
   return {counts.begin(), counts.end()};
@@ -156,7 +154,12 @@ template <>
 inline magnitude_cut sce<cuda>::select(cuda const& be, tensor_channels const& tensor, double share) {
   detail::device_method_workspace work(be);
   detail::device_block const block(be, tensor);
-  detail::value_selector select(work, block.get(), tensor.cols, detail::operand::deltas, detail::variance_values{}, detail::radix_select::order::largest);
+  constexpr auto order = detail::radix_select::order::largest;
+  if (share > 0.0) {
+    auto const quick = detail::select_by_sample<1>(work, block.get(), tensor.cols, detail::variance_values{}, {{}, static_cast<float>(share)}, order);
+    if (quick[0]) { return *quick[0]; }
+  }
+  detail::value_selector select(work, block.get(), tensor.cols, detail::operand::deltas, detail::variance_values{}, order);
   return select([&](std::size_t, index_t nonzero) {
     return share <= 0.0 ? index_t{0} : static_cast<index_t>(static_cast<float>(nonzero) * static_cast<float>(share));
   })[0];
@@ -204,24 +207,28 @@ inline std::unique_ptr<method_plan> arcee_fusion<cuda>::make_plan(cuda const& be
   detail::device_block const block(be, tensor);
   auto const channels = static_cast<std::size_t>(tensor.channels);
   auto const there = be.make_buffer<float>(channels);
-  constexpr index_t most_room = index_t{256} << 20;  // bytes
-  index_t const at_once = std::clamp<index_t>(most_room / (16 * tensor.cols), 1, tensor.channels);
-  auto const room = be.make_buffer<double>(static_cast<std::size_t>(2 * at_once * tensor.cols));
-  detail::device_input model(block.get().experts[0]);
-  detail::device_input base(block.get().base);
-  for (index_t first = 0; first < tensor.channels; first += at_once) {
-    auto const rows = static_cast<unsigned>(std::min(at_once, tensor.channels - first));
-    detail::divergence_kernel<<<rows, 256, 0, be.stream()>>>(model, base, tensor.cols, room.data(), there.data() + first);
-    detail::check_cuda(cudaGetLastError(), "starting a measuring pass");
-    model.data += at_once * model.stride;
-    base.data += at_once * base.stride;
-  }
+  auto const kernel = detail::divergence_kernel;
+  constexpr std::size_t shared = sizeof(detail::divergence_room);
+  detail::allow_shared_memory(kernel);
+  auto const blocks = static_cast<unsigned>((tensor.channels + detail::divergence_rows - 1) / detail::divergence_rows);
+  kernel<<<blocks, detail::divergence_threads, shared, be.stream()>>>(detail::device_input(block.get().experts[0]), detail::device_input(block.get().base),
+                                                                      tensor.channels, tensor.cols, there.data());
+  detail::check_cuda(cudaGetLastError(), "starting a measuring pass");
   plan->divergence = detail::download(be, there);
   auto const last = static_cast<std::uint64_t>(tensor.channels * tensor.cols - 1);
   std::uint64_t const quartile_number[] = {last / 4, last / 2, last / 4 * 3 + last % 4 * 3 / 4};  // from 0
-  detail::value_selector select(work, block.get(), tensor.cols, detail::operand::deltas, detail::importance_values{there.data()},
-                                detail::radix_select::order::smallest, true);
-  auto const quartile = select([&](std::size_t s, index_t) { return static_cast<index_t>(quartile_number[s]) + 1; });
+  detail::importance_values const values{{}, there.data()};
+  constexpr auto order = detail::radix_select::order::smallest;
+  std::vector<index_t> wanted;
+  for (std::uint64_t const number : quartile_number) { wanted.push_back(static_cast<index_t>(number) + 1); }
+  auto const quick = detail::select_by_sample<3>(work, block.get(), tensor.cols, values, {wanted}, order);
+  std::vector<magnitude_cut> quartile;
+  if (std::all_of(quick.begin(), quick.end(), [](auto const& q) { return q.has_value(); })) {
+    for (auto const& q : quick) { quartile.push_back(*q); }
+  } else {
+    detail::value_selector select(work, block.get(), tensor.cols, detail::operand::deltas, values, order, true);
+    quartile = select([&](std::size_t s, index_t) { return wanted[s]; });
+  }
   float x[3];
   for (std::size_t s = 0; s < 3; ++s) { x[s] = detail::bits_as<float>(quartile[s].bits); }
   plan->threshold = x[1] + 1.5f * (x[2] - x[0]);

@@ -2,6 +2,7 @@
 
 /// Starts the kernel that prunes rows by rank.
 
+#include <braid/backend/cuda/launch.cuh>
 #include <braid/backend/cuda/method_blocks.cuh>
 #include <braid/backend/cuda/ranked_kernel.cuh>
 
@@ -33,8 +34,7 @@ void start_ranked(cuda const& be, ranked_arguments<N, Plan, Out> const& a) {
   unsigned const threads = ranked_threads(a.cols);
   auto const kernel = ranked_kernel<N, Plan, Out>;
   std::size_t const shared = ranked_room<N>::bytes(a.cols, threads);
-  auto const most = static_cast<int>(shared);
-  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most), "asking for shared memory");
+  allow_shared_memory(kernel);
   int at_once = 0;
   auto const of_block = static_cast<int>(threads);
   check_cuda(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&at_once, kernel, of_block, shared), "asking how many blocks fit");

@@ -170,6 +170,8 @@ inline unsigned __byte_perm(unsigned low, unsigned high, unsigned chosen) {
   for (unsigned i = 0; i < 4; ++i) { r |= static_cast<unsigned>(both >> (chosen >> 4 * i & 7u) * 8 & 255u) << 8 * i; }
   return r;
 }
+inline void __threadfence() {}
+inline int __clz(int x) { return std::countl_zero(static_cast<unsigned>(x)); }
 inline int __popc(unsigned x) { return std::popcount(x); }
 inline int __ffs(int x) { return __builtin_ffs(x); }
 inline unsigned __brev(unsigned x) {
