@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that needs an NVIDIA GPU (compute capability 9.0 or later): builds the tests and the benchmarks with nvcc, runs the
+# Everything that needs an NVIDIA GPU (compute capability 9.0 or 10.0): builds the tests and the benchmarks with nvcc, runs the
 # tests, runs them again under compute-sanitizer, and measures.
 set -uo pipefail
 

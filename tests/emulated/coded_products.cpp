@@ -63,7 +63,7 @@ void check(random_source& random, index_t channels, index_t cols, std::vector<st
     for (std::size_t i = 0; i < y.size(); ++i) { count += std::memcmp(&y[i], &expected[i], sizeof(float)) != 0 ? 1 : 0; }
     return count;
   };
-  using layout = detail::tile_layout<T, 2>;
+  using layout = detail::product_tile_layout<T, 2>;
   emulated::run(static_cast<int>(plan.tiles.size()), 1, layout::threads, static_cast<std::size_t>(layout::bytes), 0,
                 [&a] { detail::row_tile_kernel<T, 2, true>(a); });
   CHECK(differing() == 0);

@@ -25,7 +25,7 @@ using merge = braid::channel_merge<braid::cpu, braid::prune::none, braid::simila
 
 template <class T, int Inputs>
 void run_tiles(detail::product_arguments a, std::size_t first, std::size_t last) {
-  using layout = detail::tile_layout<T, Inputs>;
+  using layout = detail::product_tile_layout<T, Inputs>;
   a.tiles += first;
   if (first == last) { return; }
   emulated::run(static_cast<int>(last - first), 1, layout::threads, static_cast<std::size_t>(layout::bytes), 0,

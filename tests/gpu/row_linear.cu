@@ -1,5 +1,6 @@
 // No tests: the device's products of gpu/row_linear.hpp.
 
+#include <braid/cuda.cuh>  // programs merge and serve: the headers go together
 #include <braid/serve/cuda/row_linear.cuh>
 
 #include "gpu/row_linear.hpp"

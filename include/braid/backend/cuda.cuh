@@ -8,7 +8,7 @@
 
 BRAID_NAMESPACE_BEGIN
 
-/// An NVIDIA GPU (compute capability 9.0 or later) and a stream on it. Copies share the stream. Results are those of
+/// An NVIDIA GPU (compute capability 9.0 or 10.0, whose blocks have 227 KiB of shared memory) and a stream on it. Copies share the stream. Results are those of
 /// braid::cpu, bit for bit; a program must be compiled with `--fmad=false`, and without `--use_fast_math`, which the
 /// constructor checks (CMake: link `braid::cuda`).
 ///

@@ -15,6 +15,9 @@
 #include <braid/backend/cuda/value_select.cuh>
 #include <braid/method/task_arithmetic.hpp>
 
+#include <algorithm>
+#include <cmath>
+
 BRAID_NAMESPACE_BEGIN
 namespace detail {
 
@@ -84,7 +87,8 @@ class device_policy_pruner final : public device_pruner {
 
   void join(device_method_workspace& work, channel_block const& block, index_t cols, std::byte* out, join_numbers const& numbers) const override {
     if constexpr (plan_of_ranks<plan_type>) {
-      bool const some = std::all_of(kept_.begin(), kept_.end(), [](survivors k) { return k == survivors::some; });
+      bool some = std::all_of(kept_.begin(), kept_.end(), [](survivors k) { return k == survivors::some; });
+      for (float const f : numbers.factor) { some = some && std::isfinite(f); }  // what is dropped is multiplied, too: 0 * infinity
       if (some && takes_ranked(block, cols, out)) {
         current_device const current(work.executor().device());
         std::vector<plan_type> plans;

@@ -65,6 +65,7 @@ std::optional<election_arguments<Most>> ordinary_election(channel_block const& b
   if (n < 2 || n > static_cast<std::size_t>(Most) || cuts.size() != n) { return {}; }
   election_arguments<Most> a{};
   a.in = inputs_of<Most>(block, cols, {operand::deltas, true}, out);
+  a.in.first_col = block.first * cols;  // cuts count the tensor's elements, also where a block has one row
   bool ordinary = a.in.has_base && a.in.whole && a.in.rows == 1 && cols % tile_elements == 0 && a.in.cols / tile_elements < index_t{1} << 31 &&
                   block.out == dtype::bf16 && block.base.type == dtype::bf16;
   for (std::size_t i = 0; i < n; ++i) {

@@ -82,6 +82,7 @@ class row_plans {
       std::vector<magnitude_cut> cuts(rows, keep <= 0 ? magnitude_cut{0xFFFFFFFFu, -1} : magnitude_cut{0u, cols});
       if (keep > 0 && keep < cols) {
         device_buffer<magnitude_cut> const there = be.make_buffer<magnitude_cut>(rows);
+        check_cuda(cudaMemsetAsync(there.data(), 0, rows * sizeof(magnitude_cut), be.stream()), "clearing cuts");  // their padding is copied, too
         find_row_cuts<<<static_cast<unsigned>(rows), 256, 0, be.stream()>>>(static_cast<any_rows const*>(models.data()), experts, cols, first, keep, there.data());
         check_cuda(cudaGetLastError(), "starting a selection");
         cuts = download(be, there);

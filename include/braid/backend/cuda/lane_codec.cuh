@@ -85,6 +85,11 @@ struct word_codec<float8_e4m3> : f8_word_codec<float8_e4m3> {};
 template <>
 struct word_codec<float8_e5m2> : f8_word_codec<float8_e5m2> {};
 
+/// What a thread loads or stores at once.
+struct alignas(16) four_words {
+  std::uint32_t word[4];
+};
+
 /// Whether a word holds a NaN or an infinity.
 template <class T>
 __device__ bool word_is_finite(std::uint32_t word) noexcept {

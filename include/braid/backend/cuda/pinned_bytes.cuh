@@ -27,6 +27,7 @@ class locked_memory {
   /// @throws backend_error
   explicit locked_memory(std::size_t bytes) : size_((bytes + large_page - 1) / large_page * large_page) {
     std::string const doing = "taking " + std::to_string(size_) + " bytes of page-locked memory";
+    check_cuda(cudaGetDevice(&device_), "cudaGetDevice");
     void* const p = ::mmap(nullptr, size_ + large_page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED) { check_cuda(cudaErrorMemoryAllocation, doing.c_str()); }
     std::byte* const whole = static_cast<std::byte*>(p);
@@ -45,7 +46,11 @@ class locked_memory {
   locked_memory(locked_memory const&) = delete;
   locked_memory& operator=(locked_memory const&) = delete;
   ~locked_memory() {
-    (void)cudaHostUnregister(data_);
+    // With the device that locked it, since another would be woken for that; and what fails must not fail the next call.
+    int before = device_;
+    if (cudaGetDevice(&before) == cudaSuccess && before != device_) { (void)cudaSetDevice(device_); }
+    if (cudaHostUnregister(data_) != cudaSuccess) { (void)cudaGetLastError(); }
+    if (before != device_) { (void)cudaSetDevice(before); }
     ::munmap(data_, size_);
   }
 
@@ -54,6 +59,7 @@ class locked_memory {
 
  private:
   std::size_t size_;
+  int device_ = 0;
   std::byte* data_ = nullptr;
 };
 
@@ -115,6 +121,21 @@ class locked_pool {
     std::size_t all = 0;
     for (piece const& p : pieces_) { all += p.memory.size(); }
     if (all > kept) { pieces_.erase(its); }
+  }
+
+  /// Gives back what nobody has, down to `kept` bytes; at the end of a run.
+  void trim() noexcept {
+    std::lock_guard const lock(mutex_);
+    std::size_t all = 0;
+    for (piece const& p : pieces_) { all += p.memory.size(); }
+    for (auto p = pieces_.begin(); p != pieces_.end() && all > kept;) {
+      if (p->ranges.free_bytes() < p->memory.size()) {
+        ++p;
+        continue;
+      }
+      all -= p->memory.size();
+      p = pieces_.erase(p);
+    }
   }
 
  private:

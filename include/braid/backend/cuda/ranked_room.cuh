@@ -98,10 +98,6 @@ struct ranked_room {
   }
 };
 
-struct four_words {
-  alignas(16) std::uint32_t word[4];
-};
-
 __device__ inline std::uint32_t& at_offset(std::uint32_t* table, std::uint32_t bytes) noexcept {
   return *reinterpret_cast<std::uint32_t*>(reinterpret_cast<std::byte*>(table) + bytes);
 }

@@ -421,7 +421,7 @@ BRAID_KERNEL void __launch_bounds__(1024) find_cut_kernel(__grid_constant__ samp
   unsigned long long const first = a.largest ? stream.larger : stream.candidates - stream.larger;
   bool const beyond = wanted > before + stream.equal + stream.candidates;
   if (stream.overflow || wanted <= before || beyond) {
-    if (threadIdx.x == 0 && !stream.overflow && stream.reaches_zero && beyond == a.largest) {
+    if (!F::shares && threadIdx.x == 0 && !stream.overflow && stream.reaches_zero && beyond == a.largest) {
       stream.cut = {0, a.in.cols};
       stream.state = sampled_stream::found;
     }

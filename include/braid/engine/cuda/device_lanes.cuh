@@ -107,6 +107,7 @@ class device_lanes {
   device_lanes& operator=(device_lanes const&) = delete;
   ~device_lanes() {
     lanes_.clear();
+    locked_pool::of_process().trim();
     while (!memory_.empty()) { memory_.pop_back(); }  // backwards: of a device that is named twice, the first knows how it was
   }
 

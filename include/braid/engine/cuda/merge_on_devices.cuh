@@ -232,6 +232,7 @@ class device_merger final : public tensor_merger {
     row *= static_cast<std::size_t>(source.cols);
     device_residuals const coded = residual_places(method_.settings().residual, source.cols);
     row += source.experts.size() * static_cast<std::size_t>(coded.plane_bytes);
+    if (coded.scale_count > 0) { row += static_cast<std::size_t>(source.cols) * 64; }  // where rows are coded that shared memory can't hold
     std::size_t const rows = row == 0 ? 1 : choices_.block_bytes / row;
     return std::clamp<index_t>(static_cast<index_t>(rows), 1, std::max<index_t>(source.channels, 1));
   }

@@ -123,8 +123,17 @@ class merge_job {
   /// One past the last tensor that streams together with the first.
   [[nodiscard]] std::size_t leg_end(std::size_t first) const {
     std::size_t end = first + 1;
-    while (end < plan_.tensors.size() && !stands_alone(plan_.tensors[end])) { ++end; }
+    // A long row that lets few blocks be under way at once must not slow the others down.
+    std::size_t const tokens = tokens_of(plan_.tensors[first]);
+    auto const alike = [&](std::size_t other) { return other <= 2 * tokens && tokens <= 2 * other; };
+    while (end < plan_.tensors.size() && !stands_alone(plan_.tensors[end]) && alike(tokens_of(plan_.tensors[end]))) { ++end; }
     return end;
+  }
+
+  /// Most blocks of a tensor that may be under way at once.
+  [[nodiscard]] std::size_t tokens_of(planned_tensor const& p) const {
+    std::size_t const bytes = p.what == action::merge ? merge_pass::block_bytes(shared_, p) : keep_pass::block_bytes(shared_, p);
+    return std::min(shared_.merger.most_blocks(), blocks_on_their_way(shared_.be, bytes));
   }
 
   [[nodiscard]] std::shared_ptr<tensor_pass> make_pass(planned_tensor const& p) {
@@ -139,12 +148,7 @@ class merge_job {
    public:
     stages(merge_job& job, grouped_description& description, std::size_t first, std::size_t end)
         : job_(job), description_(description), tensor_(first), end_(end), tokens_(job.shared_.merger.most_blocks()) {
-      merge_state const& shared = job_.shared_;
-      for (std::size_t t = first; t < end; ++t) {
-        planned_tensor const& p = job_.plan_.tensors[t];
-        std::size_t const bytes = p.what == action::merge ? merge_pass::block_bytes(shared, p) : keep_pass::block_bytes(shared, p);
-        tokens_ = std::min(tokens_, blocks_on_their_way(shared.be, bytes));
-      }
+      for (std::size_t t = first; t < end; ++t) { tokens_ = std::min(tokens_, job_.tokens_of(job_.plan_.tensors[t])); }
       current_ = job_.make_pass(job_.plan_.tensors[tensor_++]);  // here, where all threads may measure it
     }
 
@@ -154,7 +158,16 @@ class merge_job {
     [[nodiscard]] bool next(block_slot& s) {
       while (!current_->next(s)) {
         if (tensor_ == end_) { return false; }
-        current_ = job_.make_pass(job_.plan_.tensors[tensor_++]);
+        try {
+          current_ = job_.make_pass(job_.plan_.tensors[tensor_++]);
+        } catch (...) {  // said when its turn comes, behind the blocks that are under way
+          tensor_ = end_;
+          s.pass.reset();
+          s.rows = 0;
+          s.misfit = nullptr;
+          s.failure = std::current_exception();
+          return true;
+        }
       }
       s.pass = current_;
       s.misfit = nullptr;

@@ -12,6 +12,7 @@
 #include <braid/recipe/detail/tensor_inputs.hpp>
 
 #include <tbb/enumerable_thread_specific.h>
+#include <tbb/task_arena.h>
 
 #include <atomic>
 #include <chrono>
@@ -211,7 +212,8 @@ class recipe_job {
       auto const block = inputs.channels().block(s.first, s.rows, work.gathered);
       std::size_t const bytes = static_cast<std::size_t>(s.rows) * row_bytes;
       braid::detail::fit(s.group_zero, bytes);
-      l.runner.apply(block, s.group_zero.data(), work);
+      // Who waits for threads in there must not begin another block: it has this thread's memory, and perhaps a lane.
+      tbb::this_task_arena::isolate([&] { l.runner.apply(block, s.group_zero.data(), work); });
       check_stored(t, s, work);
       writer_->write(slot, static_cast<std::uint64_t>(s.first) * row_bytes, s.group_zero.first(bytes));
     });

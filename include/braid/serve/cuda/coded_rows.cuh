@@ -9,9 +9,6 @@
 BRAID_NAMESPACE_BEGIN
 namespace detail {
 
-struct alignas(16) four_words {
-  std::uint32_t word[4];
-};
 struct alignas(16) four_floats {
   float value[4];
 };

@@ -367,7 +367,7 @@ class device_row_linear {
   template <class T, int Inputs, bool Coded>
   void start_tiles(cuda const& be, detail::product_arguments a, std::size_t first, std::size_t last) const {
     if (first == last) { return; }
-    using layout = detail::tile_layout<T, Inputs>;
+    using layout = detail::product_tile_layout<T, Inputs>;
     auto const kernel = detail::row_tile_kernel<T, Inputs, Coded>;
     detail::allow_shared_memory(kernel);
     a.tiles += first;

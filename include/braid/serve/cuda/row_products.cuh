@@ -284,7 +284,7 @@ BRAID_KERNEL void __launch_bounds__(vector_layout<T>::threads, 1) row_vector_ker
 // ---- several vectors ----
 
 template <class T, int Inputs>
-struct tile_layout {
+struct product_tile_layout {
   static constexpr int threads = 256;
   static constexpr int inputs = 2 * Inputs;
   static constexpr int columns = sum_order::segment / 2;  // at a time, so that two blocks fit a processor
@@ -298,8 +298,8 @@ struct tile_layout {
 /// A tile: up to 32 tasks times up to 2 * Inputs vectors, by a block of 256 threads. A thread is one lane of the order, and
 /// has 4 rows times `Inputs` vectors of it.
 template <class T, int Inputs, bool Coded>
-BRAID_KERNEL void __launch_bounds__(tile_layout<T, Inputs>::threads, 2) row_tile_kernel(product_arguments const a) {
-  using layout = tile_layout<T, Inputs>;
+BRAID_KERNEL void __launch_bounds__(product_tile_layout<T, Inputs>::threads, 2) row_tile_kernel(product_arguments const a) {
+  using layout = product_tile_layout<T, Inputs>;
   using codec = word_codec<T>;
   using raw = typename codec::raw;
   constexpr int sums = 4 * Inputs;
