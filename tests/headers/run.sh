@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 set -uo pipefail
 
-if [ $# -ne 1 ] || [ "$1" = --help ]; then
+if [ $# -lt 1 ] || [ $# -gt 2 ] || [ "$1" = --help ]; then
   cat <<'END'
-Usage: bash tests/headers/run.sh COMPILER
+Usage: bash tests/headers/run.sh COMPILER [--alone]
 
 Compiles every header of include/braid, warnings as errors. COMPILER: g++, clang++ or nvcc, or a path to one.
-g++ compiles every .hpp header alone, nvcc every .cuh header. clang++ and nvcc compile the .hpp headers in one go, since g++ has
-seen them alone; nvcc doesn't meet those that include Eigen.
+g++ compiles every .hpp header alone. clang++ compiles all of them in one go, and nvcc the .cuh headers as well; with --alone they
+compile every .hpp or .cuh header alone, which takes minutes. nvcc doesn't meet .hpp headers that include Eigen.
 END
   [ "${1-}" = --help ]
   exit
@@ -24,9 +24,10 @@ all_headers() {
 s|^include/\(.*\)|#include <\1>|' >"$work/all.hpp"
   echo "$work/all.hpp"
 }
-case $(basename "$compiler") in
-  nvcc*) all_headers -L '<Eigen/' && find include/braid -name '*.cuh' ;;
-  clang*) all_headers -l '' ;;
+case $(basename "$compiler"):${2-} in
+  nvcc*:--alone) all_headers -L '<Eigen/' && find include/braid -name '*.cuh' ;;
+  nvcc*) all_headers -L '<Eigen/' && find include/braid -name '*.cuh' | sort | sed 's|^include/\(.*\)|#include <\1>|' >>"$work/all.hpp" ;;
+  clang*:) all_headers -l '' ;;
   *) find include/braid -name '*.hpp' ;;
 esac | sort >"$work/headers"
 
