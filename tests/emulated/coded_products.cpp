@@ -1,6 +1,6 @@
 #include <braid/serve/cuda/row_products.cuh>
 
-#include "emulated/device_copy.hpp"
+#include "emulated/device_products.hpp"
 #include "support/catch.hpp"
 #include "support/coded_rows.hpp"
 
@@ -35,27 +35,14 @@ void check(random_source& random, index_t channels, index_t cols, std::vector<st
 
   auto const pool = detail::make_device_pool(source);
   auto const plan = detail::plan_rows(pool.experts, expert, 0);
-  device_copy const rows(pool.rows);
-  device_copy const planes(pool.planes);
-  device_copy const scales(pool.scales), columns(pool.columns), trellis(detail::device_trellis()), narrow_x(narrow);
-  device_copy const tasks(plan.tasks);
-  device_copy const tiles(plan.tiles);
-  device_copy const inputs(plan.inputs);
+  device_products const placed(pool, plan, cols, channels);
   device_copy const there(x);
+  device_copy const narrow_x(narrow);
   std::vector<float> y(expected.size(), std::nanf(""));
-  detail::product_arguments a;
-  a.pool = rows.data;
-  a.stride = pool.stride;
-  a.cols = cols;
-  a.tasks = tasks.data;
-  a.count = static_cast<int>(plan.tasks.size());
-  a.tiles = tiles.data;
-  a.inputs = inputs.data;
-  a.coded = {planes.data, scales.data, pool.columns.empty() ? nullptr : columns.data, trellis.data};
+  detail::product_arguments a = placed.arguments;
   a.x = there.data;
   a.x_stride = cols;
   a.y = y.data();
-  a.y_stride = channels;
   INFO(channels << " x " << cols << " " << braid::name_of(braid::dtype_of<T>) << (columns_scaled ? ", scaled columns" : "") << ", batch "
                 << batch);
   auto const differing = [&] {

@@ -1,6 +1,6 @@
 #include <braid/serve/cuda/row_matrix.cuh>
 
-#include "emulated/device_copy.hpp"
+#include "emulated/device_products.hpp"
 #include "support/catch.hpp"
 #include "support/random_models.hpp"
 
@@ -63,26 +63,13 @@ void check(random_source& random, index_t channels, index_t cols, braid::residua
 
   auto const pool = detail::make_device_pool(source);
   auto const plan = detail::plan_rows(pool.experts, expert, static_cast<std::size_t>(random.between(0, 6)));
-  device_copy const rows(pool.rows), planes(pool.planes);
-  device_copy const scales(pool.scales), columns(pool.columns), trellis(detail::device_trellis());
-  device_copy const tasks(plan.tasks);
-  device_copy const tiles(plan.tiles);
-  device_copy const inputs(plan.inputs);
+  device_products const placed(pool, plan, cols, channels);
   device_copy const x_there(x);
   std::vector<float> y(expected.size(), std::nanf(""));
-  detail::product_arguments a;
-  a.pool = rows.data;
-  a.stride = pool.stride;
-  a.cols = cols;
-  a.tasks = tasks.data;
-  a.count = static_cast<int>(plan.tasks.size());
-  a.tiles = tiles.data;
-  a.inputs = inputs.data;
-  a.coded = {planes.data, scales.data, pool.columns.empty() ? nullptr : columns.data, trellis.data};
+  detail::product_arguments a = placed.arguments;
   a.x = x_there.data;
   a.x_stride = x_stride;
   a.y = y.data();
-  a.y_stride = channels;
   a.aligned_x = x_stride % 4 == 0 || batch == 1;
   INFO(channels << " x " << cols << " " << braid::name_of(braid::dtype_of<T>) << ", " << code.name << ", " << groups << " groups, batch " << batch);
   run_tiles<T, 1>(a, plan.above(0), plan.above(2));
@@ -142,20 +129,9 @@ void check_matrices(random_source& random, index_t channels, index_t cols, braid
   auto const pool = detail::make_device_pool(source);
   std::size_t const tasks_of_tile = few_tasks ? detail::matrix_few_tasks : detail::matrix_tasks;
   auto const plan = detail::plan_rows(pool.experts, expert, 0, {tasks_of_tile, detail::matrix_inputs});
-  device_copy const there(pool.rows), planes(pool.planes);
-  device_copy const scales(pool.scales), columns(pool.columns), trellis(detail::device_trellis());
-  device_copy const tasks(plan.tasks);
-  device_copy const tiles(plan.tiles);
-  device_copy const inputs(plan.inputs);
+  device_products const placed(pool, plan, cols, channels);
   detail::matrix_arguments m;
-  m.row.pool = there.data;
-  m.row.stride = pool.stride;
-  m.row.cols = cols;
-  m.row.tasks = tasks.data;
-  m.row.tiles = tiles.data;
-  m.row.inputs = inputs.data;
-  m.row.coded = {planes.data, scales.data, pool.columns.empty() ? nullptr : columns.data, trellis.data};
-  m.row.y_stride = channels;
+  m.row = placed.arguments;
 
   index_t const pitch = (cols + 7) / 8 * 8;
   constexpr int terms = detail::matrix_terms<T>;

@@ -8,9 +8,9 @@
 
 BRAID_NAMESPACE_BEGIN
 
-/// An NVIDIA GPU (compute capability 9.0 or 10.0, whose blocks have 227 KiB of shared memory) and a stream on it. Copies share the stream. Results are those of
-/// braid::cpu, bit for bit; a program must be compiled with `--fmad=false`, and without `--use_fast_math`, which the
-/// constructor checks (CMake: link `braid::cuda`).
+/// An NVIDIA GPU (compute capability 9.0 or 10.0, whose blocks have 227 KiB of shared memory) and a stream on it. Copies share
+/// the stream. Results are those of braid::cpu, bit for bit; a program must be compiled with `--fmad=false`, and without
+/// `--use_fast_math`, which the constructor checks (CMake: link `braid::cuda`).
 ///
 /// Operations of this class enqueue; those of braid::ops and the methods say when they wait. Use one from one thread at a
 /// time; threads that want to work at once take an executor each.

@@ -3,6 +3,7 @@
 /// Channel Merging of checkpoints on devices: `run` with a `channel_merge<cuda, ...>`.
 
 #include <braid/backend/cuda/merge_channels.cuh>
+#include <braid/core/detail/memory_layout.hpp>
 #include <braid/engine/cuda/resident_tensor.cuh>
 #include <braid/engine/detail/tensor_merger.hpp>
 

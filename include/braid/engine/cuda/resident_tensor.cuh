@@ -4,6 +4,7 @@
 
 #include <braid/backend/channel_block.hpp>
 #include <braid/backend/cpu.hpp>
+#include <braid/core/detail/memory_layout.hpp>
 #include <braid/engine/cuda/device_lanes.cuh>
 #include <braid/engine/device_options.hpp>
 

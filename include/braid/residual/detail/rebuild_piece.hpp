@@ -143,6 +143,22 @@ struct ternary_columns {
   };
 };
 
+/// sum = shared + column * residual, of the W columns `at` behind a reader's column `c`, not rounded.
+/// @param shared, column  of these columns; `column` may be nullptr
+template <class T, int W, class Reader>
+BRAID_ALWAYS_INLINE void sum_with_residual(Reader const& residual, index_t c, int at, T const* shared, bfloat16 const* column,
+                                           typename wide<W>::f32& sum) noexcept {
+  residual.read(c, at, sum);
+  if (column != nullptr) {
+    typename wide<W>::f32 factor;
+    lane_codec<bfloat16, W>::load(column, factor);
+    sum = factor * sum;
+  }
+  typename wide<W>::f32 row;
+  lane_codec<T, W>::load(shared, row);
+  sum = row + sum;
+}
+
 /// out = round(shared + column * residual), if all sums fit the type; otherwise `out` is worth nothing.
 /// @param count  columns, a multiple of 16, at most 640
 /// @param fits   whether they do
@@ -159,15 +175,7 @@ struct rebuild_piece_body {
       BRAID_UNROLL
       for (int at = 0; at < sum_order::lanes; at += W) {
         f32 sum;
-        residual.read(c, at, sum);
-        if (column != nullptr) {
-          f32 factor;
-          lane_codec<bfloat16, W>::load(column + c + at, factor);
-          sum = factor * sum;
-        }
-        f32 row;
-        lane_codec<T, W>::load(shared + c + at, row);
-        sum = row + sum;
+        sum_with_residual<T, W>(residual, c, at, shared + c + at, column == nullptr ? nullptr : column + c + at, sum);
         beyond |= ((u32)sum & 0x7FFFFFFFu) + (0x80000000u - first_beyond<T>);
         store_fitting<T, W>(sum, out + c + at);
       }

@@ -56,15 +56,7 @@ struct coded_product_body {
           for (std::size_t v = 0; v < vectors; ++v) {
             int const at = static_cast<int>(v) * W;
             f32 w;
-            residual.read(c - block, at, w);
-            if (column != nullptr) {
-              f32 factor;
-              lane_codec<bfloat16, W>::load(column + c + at, factor);
-              w = factor * w;
-            }
-            f32 row;
-            lane_codec<T, W>::load(shared + c + at, row);
-            w = row + w;
+            sum_with_residual<T, W>(residual, c - block, at, shared + c + at, column == nullptr ? nullptr : column + c + at, w);
             round_lanes<T, W>(w);
             f32 in;
             lane_codec<float, W>::load(x + c + at, in);
