@@ -42,16 +42,24 @@ std::vector<std::optional<braid::magnitude_cut>> sampled_cuts(placed_family cons
   std::vector<detail::sampled_stream> streams(n);
   std::vector<std::uint32_t> equals(chunks * n);
   std::vector<unsigned long long> candidates(a.room * n);
+  std::vector<detail::sampled_result> results(n, {detail::sampled_stream::missed, {}});
   a.streams = streams.data();
+  a.results = results.data();
   a.equals = equals.data();
   a.candidates = candidates.data();
-  emulated::run(static_cast<int>(n), 1, detail::sample_threads, 16, sizeof(detail::sample_room), [&a] { detail::sample_kernel(a); });
+  constexpr int shared_by = 2;  // threads of the host are few
+  emulated::run(static_cast<int>(n) * shared_by, shared_by, detail::sample_threads, 16, sizeof(detail::sample_room),
+                [&a] { detail::sample_kernel<shared_by, detail::sample_tiles<F>(Cuts)>(a); });
   bool usual = a.in.base.type == dtype::bf16;
   for (int i = 0; i < N; ++i) { usual = usual && a.in.models[i].type == dtype::bf16; }
   emulated::run(static_cast<int>(chunks), 1, 256, sizeof(detail::chunk_counts<F::values(N), Cuts>), 16, [&a, usual] {
     usual ? detail::count_around_kernel<N, Cuts, true>(a) : detail::count_around_kernel<N, Cuts, false>(a);
   });
   emulated::run(static_cast<int>(n), 1, 1024, 16, sizeof(detail::find_room), [&a, chunks] { detail::find_cut_kernel(a, chunks); });
+  for (std::size_t s = 0; s < n; ++s) {
+    CHECK(results[s].state == streams[s].state);
+    CHECK((results[s].cut.bits == streams[s].cut.bits && results[s].cut.last == streams[s].cut.last));
+  }
   constexpr std::uint32_t blocks = 2;
   auto const searches = [](auto const& s) { return s.state == detail::sampled_stream::among_candidates; };
   for (int d = 0; d < detail::candidate_digits && std::any_of(streams.begin(), streams.end(), searches); ++d) {

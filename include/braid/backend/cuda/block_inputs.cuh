@@ -26,13 +26,13 @@ element_inputs<Most> inputs_of(channel_block const& block, index_t cols, input_o
   in.has_base = block.base.data != nullptr;
   in.deltas = o.what == operand::deltas;
   in.check = o.check;
-  bool one_row = !o.by_row && block.rows > 1;
+  bool one_row = !o.by_row && block.rows > 0;
   bool whole = true;
   auto const look = [&](channel_rows const& rows) {
     if (rows.data == nullptr) { return; }
     index_t const packed = cols * static_cast<index_t>(size_of(rows.type));
     std::size_t const a = o.layout == tile_layout::spread ? tile_alignment<tile_layout::spread>(rows.type) : tile_alignment<tile_layout::together>(rows.type);
-    one_row = one_row && rows.stride == packed;
+    one_row = one_row && (block.rows == 1 || rows.stride == packed);
     whole = whole && reinterpret_cast<std::uintptr_t>(rows.data) % a == 0;
   };
   look(block.base);

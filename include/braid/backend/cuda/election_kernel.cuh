@@ -65,7 +65,6 @@ std::optional<election_arguments<Most>> ordinary_election(channel_block const& b
   if (n < 2 || n > static_cast<std::size_t>(Most) || cuts.size() != n) { return {}; }
   election_arguments<Most> a{};
   a.in = inputs_of<Most>(block, cols, {operand::deltas, true}, out);
-  a.in.first_col = block.first * cols;  // cuts count the tensor's elements, also where a block has one row
   bool ordinary = a.in.has_base && a.in.whole && a.in.rows == 1 && cols % tile_elements == 0 && a.in.cols / tile_elements < index_t{1} << 31 &&
                   block.out == dtype::bf16 && block.base.type == dtype::bf16;
   for (std::size_t i = 0; i < n; ++i) {
@@ -132,9 +131,11 @@ BRAID_KERNEL void __launch_bounds__(256) election_kernel(__grid_constant__ elect
   if (threadIdx.x < 1u << N) { table.of[threadIdx.x] = a.divisor[threadIdx.x]; }
   __syncthreads();
   constexpr int words = tile_elements / 2;
+  // The last tiles first: the pass that counted has left them in the L2 cache.
+  std::uint32_t const block = gridDim.x - 1 - blockIdx.x;
 #pragma unroll 1
   for (int step = 0; step < Steps; ++step) {
-    std::uint32_t const tile = (blockIdx.x * Steps + static_cast<unsigned>(step)) * blockDim.x + threadIdx.x;
+    std::uint32_t const tile = (block * Steps + static_cast<unsigned>(step)) * blockDim.x + threadIdx.x;
     if (tile >= a.tiles) { return; }
     index_t const at = static_cast<index_t>(tile) * (2 * tile_elements);
     std::uint32_t base[words];

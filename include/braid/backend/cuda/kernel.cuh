@@ -147,6 +147,20 @@ __device__ inline void store_in_cluster(std::uint8_t* p, std::uint32_t rank, std
   asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(shared_address(p)), "r"(rank));
   asm volatile("st.shared::cluster.u8 [%0], %1;" ::"r"(there), "r"(x) : "memory");
 }
+__device__ inline void store_in_cluster(std::uint32_t* p, std::uint32_t rank, std::uint32_t x) noexcept {
+  std::uint32_t there;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(shared_address(p)), "r"(rank));
+  asm volatile("st.shared::cluster.u32 [%0], %1;" ::"r"(there), "r"(x) : "memory");
+}
+
+/// Reads from there.
+__device__ inline std::uint32_t load_from_cluster(std::uint32_t const* p, std::uint32_t rank) noexcept {
+  std::uint32_t there;
+  std::uint32_t x;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(shared_address(p)), "r"(rank));
+  asm volatile("ld.shared::cluster.u32 %0, [%1];" : "=r"(x) : "r"(there) : "memory");
+  return x;
+}
 
 }  // namespace detail::ptx
 BRAID_NAMESPACE_END

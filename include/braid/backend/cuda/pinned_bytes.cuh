@@ -37,7 +37,7 @@ class locked_memory {
     ::munmap(data_ + size_, large_page - before);  // what is left over is never nothing
     (void)::madvise(data_, size_, MADV_HUGEPAGE);
     for (std::size_t i = 0; i < size_; i += 4096) { data_[i] = std::byte{0}; }  // pages exist from here on
-    cudaError_t const locked = cudaHostRegister(data_, size_, cudaHostRegisterPortable);
+    cudaError_t const locked = cudaHostRegister(data_, size_, cudaHostRegisterPortable | cudaHostRegisterMapped);
     if (locked != cudaSuccess) {
       ::munmap(data_, size_);
       check_cuda(locked, doing.c_str());
@@ -69,6 +69,7 @@ class locked_pool {
  public:
   static constexpr std::size_t usual_piece = std::size_t{32} << 20;
   static constexpr std::size_t kept = std::size_t{256} << 20;
+  static constexpr std::size_t small = std::size_t{1} << 16;  // of these bytes and fewer, pieces of their own, which stay
 
   /// Never destroyed: when the process ends, the runtime may be gone before static objects are.
   static locked_pool& of_process() {
@@ -101,6 +102,7 @@ class locked_pool {
     bytes = rounded(bytes);
     std::lock_guard const lock(mutex_);
     for (piece& p : pieces_) {
+      if (p.is_small() != (bytes <= small)) { continue; }
       if (auto const at = p.ranges.take(bytes)) { return p.memory.data() + *at; }
     }
     piece& p = add(bytes);
@@ -117,7 +119,7 @@ class locked_pool {
       its->ranges.give_back(static_cast<std::size_t>(at - its->memory.data()), rounded(bytes));
     } catch (std::bad_alloc const&) {  // then nobody gets it any more
     }
-    if (its->ranges.free_bytes() < its->memory.size()) { return; }
+    if (its->is_small() || its->ranges.free_bytes() < its->memory.size()) { return; }
     std::size_t all = 0;
     for (piece const& p : pieces_) { all += p.memory.size(); }
     if (all > kept) { pieces_.erase(its); }
@@ -129,7 +131,7 @@ class locked_pool {
     std::size_t all = 0;
     for (piece const& p : pieces_) { all += p.memory.size(); }
     for (auto p = pieces_.begin(); p != pieces_.end() && all > kept;) {
-      if (p->ranges.free_bytes() < p->memory.size()) {
+      if (p->is_small() || p->ranges.free_bytes() < p->memory.size()) {
         ++p;
         continue;
       }
@@ -143,11 +145,12 @@ class locked_pool {
     locked_memory memory;
     free_ranges ranges;
     explicit piece(std::size_t bytes) : memory(bytes), ranges(memory.size()) {}
+    [[nodiscard]] bool is_small() const noexcept { return memory.size() == locked_memory::large_page; }
   };
 
   static std::size_t rounded(std::size_t bytes) noexcept { return (std::max<std::size_t>(bytes, 1) + 4095) / 4096 * 4096; }
 
-  piece& add(std::size_t bytes) { return pieces_.emplace_back(std::max(bytes, usual_piece)); }
+  piece& add(std::size_t bytes) { return pieces_.emplace_back(bytes <= small ? locked_memory::large_page : std::max(bytes, usual_piece)); }
 
   std::mutex mutex_;
   std::list<piece> pieces_;

@@ -4,56 +4,52 @@
 
 #include <braid/backend/cuda/candidate_search.cuh>
 #include <braid/backend/cuda/launch.cuh>
+#include <braid/backend/cuda/pinned_bytes.cuh>
 #include <braid/backend/cuda/value_select.cuh>
+#include <braid/core/detail/memory_layout.hpp>
 
+#include <algorithm>
 #include <bit>
+#include <cstring>
+#include <new>
 #include <optional>
 #include <vector>
 
 BRAID_NAMESPACE_BEGIN
 namespace detail {
 
-/// Places of several arrays in one block of device memory.
-class packed_room {
- public:
-  /// Where an array of so many bytes begins.
-  std::size_t add(std::size_t bytes) noexcept {
-    std::size_t const at = size_;
-    size_ += (bytes + 255) / 256 * 256;
-    return at;
-  }
-  [[nodiscard]] std::size_t size() const noexcept { return size_; }
-
- private:
-  std::size_t size_ = 0;
-};
-
 /// Enqueues the sample, the pass that counts, and what finds cuts among equals.
 /// Cuts: of each value, one of these numbers.
 template <int... Cuts, class F, int Most>
 void count_by_sample(cuda const& be, sampled_arguments<F, Most> const& a, std::uint32_t chunks) {
-  auto const streams = static_cast<unsigned>(F::values(a.in.count) * a.cuts);
-  sample_kernel<<<streams, sample_threads, 0, be.stream()>>>(a);
+  constexpr char const* doing = "starting a selection";
+  auto const streams = static_cast<std::size_t>(F::values(a.in.count) * a.cuts);
   bool usual = a.in.base.type == dtype::bf16;
   for (int i = 0; i < a.in.count; ++i) { usual = usual && a.in.models[i].type == dtype::bf16; }
   with_few_models<Most>(a.in.count, [&]<int N>(std::integral_constant<int, N>) {
     auto const run = [&]<int C>(std::integral_constant<int, C>) {
-      auto const launch = [&](auto const kernel) {
-        constexpr std::size_t shared = sizeof(chunk_counts<F::values(N), C>);
-        allow_shared_memory(kernel);
-        kernel<<<chunks, 256, shared, be.stream()>>>(a);
-      };
       if (a.cuts != C) { return; }
-      if (usual) {
-        launch(count_around_kernel<N, C, true, F, Most>);
-      } else {
-        launch(count_around_kernel<N, C, false, F, Most>);
-      }
+      launch(sample_kernel<sample_blocks, sample_tiles<F>(C), F, Most>, {streams * sample_blocks, sample_threads, 0, sample_blocks}, be.stream(), doing, a);
+      auto const kernel = usual ? count_around_kernel<N, C, true, F, Most> : count_around_kernel<N, C, false, F, Most>;
+      allow_shared_memory(kernel);
+      launch(kernel, {chunks, 256, sizeof(chunk_counts<F::values(N), C>), 0, true}, be.stream(), doing, a);
     };
     (run(std::integral_constant<int, Cuts>{}), ...);
   });
-  find_cut_kernel<<<streams, 1024, 0, be.stream()>>>(a, chunks);
-  check_cuda(cudaGetLastError(), "starting a selection");
+  launch(find_cut_kernel<F, Most>, {streams, 1024, 0, 0, true}, be.stream(), doing, a, chunks);
+}
+
+/// Page-locked memory for the results of `n` streams, all of them `missed`, as the device sees it; null where none is to be had.
+inline sampled_result* place_results(pinned_bytes& here, std::size_t n) {
+  try {
+    here.fit(n * sizeof(sampled_result));
+  } catch (backend_error const&) {
+    return nullptr;
+  }
+  for (std::size_t s = 0; s < n; ++s) { new (here.data() + s * sizeof(sampled_result)) sampled_result{sampled_stream::missed, {}}; }
+  void* seen = nullptr;
+  check_cuda(cudaHostGetDevicePointer(&seen, here.data(), 0), "asking for the address of the host's memory");
+  return static_cast<sampled_result*>(seen);
 }
 
 /// What a selection takes of each value's elements.
@@ -74,7 +70,7 @@ std::vector<std::optional<magnitude_cut>> select_by_sample(device_method_workspa
   auto const models = static_cast<int>(block.experts.size());
   std::size_t const n = F::shares ? 1 : wish.wanted.size();
   std::vector<std::optional<magnitude_cut>> cuts(n);
-  constexpr index_t least = sample_threads * sample_tiles * tile_elements * 16;
+  constexpr index_t least = index_t{sample_blocks} * sample_threads * most_sample_tiles * tile_elements * 4;
   index_t const elements = block.rows * cols;
   bool const suits = models >= 1 && models <= most && elements >= least && elements <= index_t{0xFFFFFFFF} && cols % tile_elements == 0;
   if (!suits || block.first != 0) { return cuts; }
@@ -100,23 +96,33 @@ std::vector<std::optional<magnitude_cut>> select_by_sample(device_method_workspa
   a.cuts = static_cast<int>(n) / F::values(models);
   a.room = static_cast<unsigned long long>(elements / (8 * a.cuts));
   a.index_bits = std::bit_width(static_cast<std::uint64_t>(elements));
-  packed_room room;
-  std::size_t const at_streams = room.add(n * sizeof(sampled_stream));
-  std::size_t const at_equals = room.add(chunks * n * sizeof(std::uint32_t));
-  std::size_t const at_digits = room.add(candidate_digits * sizeof(digit_counts));
-  std::size_t const at_candidates = room.add(a.room * n * sizeof(unsigned long long));
+  memory_layout room;
+  std::size_t const at_streams = room.place(n * sizeof(sampled_stream));
+  std::size_t const at_equals = room.place(chunks * n * sizeof(std::uint32_t));
+  std::size_t const at_digits = room.place(candidate_digits * sizeof(digit_counts));
+  std::size_t const at_candidates = room.place(a.room * n * sizeof(unsigned long long));
   device_buffer<std::byte> const there = be.make_buffer<std::byte>(room.size());
   a.streams = reinterpret_cast<sampled_stream*>(there.data() + at_streams);
   a.equals = reinterpret_cast<std::uint32_t*>(there.data() + at_equals);
   a.candidates = reinterpret_cast<unsigned long long*>(there.data() + at_candidates);
+  // The kernel writes results to the host's memory, since a copy behind it would take longer.
+  pinned_bytes here;
+  a.results = place_results(here, n);
   count_by_sample<Cuts...>(be, a, chunks);
-  std::vector<sampled_stream> streams(n);
+  std::vector<sampled_result> results(n);
   auto const fetch = [&] {
+    std::vector<sampled_stream> streams(n);
     be.to_host(streams.data(), static_cast<sampled_stream const*>(a.streams), n);
     be.synchronize();
+    for (std::size_t s = 0; s < n; ++s) { results[s] = {streams[s].state, streams[s].cut}; }
   };
-  fetch();
-  if (std::any_of(streams.begin(), streams.end(), [](auto const& s) { return s.state == sampled_stream::among_candidates; })) {
+  if (a.results == nullptr) {
+    fetch();
+  } else {
+    be.synchronize();
+    std::memcpy(results.data(), here.data(), n * sizeof(sampled_result));
+  }
+  if (std::any_of(results.begin(), results.end(), [](auto const& r) { return r.state == sampled_stream::among_candidates; })) {
     auto* const digits = reinterpret_cast<digit_counts*>(there.data() + at_digits);
     check_cuda(cudaMemsetAsync(digits, 0, candidate_digits * sizeof(digit_counts), be.stream()), "clearing counts");
     auto const blocks = static_cast<std::uint32_t>(std::clamp<index_t>(elements >> 19, 8, 64));  // a stream
@@ -127,7 +133,7 @@ std::vector<std::optional<magnitude_cut>> select_by_sample(device_method_workspa
     fetch();
   }
   for (std::size_t s = 0; s < n; ++s) {
-    if (!cuts[s] && streams[s].state == sampled_stream::found) { cuts[s] = streams[s].cut; }
+    if (!cuts[s] && results[s].state == sampled_stream::found) { cuts[s] = results[s].cut; }
   }
   return cuts;
 }

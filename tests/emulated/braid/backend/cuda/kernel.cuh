@@ -292,15 +292,21 @@ inline std::uint32_t cluster_rank() noexcept { return emulated::block().rank; }
 inline void cluster_arrive() noexcept {}
 inline void cluster_wait() { emulated::own_cluster->barrier->arrive_and_wait(); }
 
-template <class T, class X>
-void store_in_cluster(T* p, std::uint32_t rank, X x) {
+/// The place in block `rank` that `p` is in this block.
+template <class T>
+T* in_cluster(T* p, std::uint32_t rank) {
   emulated::block_state& here = emulated::block();
   emulated::block_state& there = *emulated::own_cluster->blocks[rank];
-  auto* const address = reinterpret_cast<std::byte*>(p);
+  auto const* const address = reinterpret_cast<std::byte const*>(p);
   bool const in_memory = address >= here.memory.data() && address < here.memory.data() + here.memory.size();
   std::byte* const to = in_memory ? there.memory.data() + (address - here.memory.data()) : there.object.data() + (address - here.object.data());
-  *reinterpret_cast<T*>(to) = static_cast<T>(x);
+  return reinterpret_cast<T*>(to);
 }
+template <class T, class X>
+void store_in_cluster(T* p, std::uint32_t rank, X x) {
+  *in_cluster(p, rank) = static_cast<T>(x);
+}
+inline std::uint32_t load_from_cluster(std::uint32_t const* p, std::uint32_t rank) { return *in_cluster(p, rank); }
 
 }  // namespace detail::ptx
 BRAID_NAMESPACE_END
