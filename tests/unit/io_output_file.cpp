@@ -42,7 +42,8 @@ TEST_CASE("whatever the pieces, sizes and ways, a file holds what threads wrote 
     std::uint64_t const size = round % 4 == 0 ? most : random() % most + 1;  // bounds are not always reached
     std::string const content = random_text(random, static_cast<std::size_t>(size));
     bool const mapped = round % 3 != 2;
-    output_file file(new_file(path), round % 5 == 4 ? most / 2 : most, path, {.mapped = mapped, .piece = (random() % 7 + 1) * page()});
+    output_file file(new_file(path), round % 5 == 4 ? most / 2 : most, path,
+                     {.mapped = mapped, .piece = (random() % 7 + 1) * page(), .ahead = random() % 4 + 1});
     std::vector<std::pair<std::size_t, std::size_t>> parts;
     for (std::size_t at = 0; at < content.size();) {
       std::size_t const n = std::min<std::size_t>(random() % (round % 2 == 0 ? 200'000 : 3000) + 1, content.size() - at);
@@ -63,21 +64,22 @@ TEST_CASE("whatever the pieces, sizes and ways, a file holds what threads wrote 
   }
 }
 
-TEST_CASE("room is reserved a piece ahead, and what isn't needed is cut off") {
+TEST_CASE("room is reserved pieces ahead, and what isn't needed is cut off") {
+  std::size_t const ahead = GENERATE(1u, 3u);
   temp_dir t;
   auto const path = t.path() / "file";
   std::uint64_t const piece = 16 * page();
   std::string const content(static_cast<std::size_t>(piece), 'x');
   {
-    output_file file(new_file(path), 10 * piece, path, {.mapped = true, .piece = piece});
+    output_file file(new_file(path), 10 * piece, path, {.mapped = true, .piece = piece, .ahead = ahead});
     file.write(0, bytes_of(content).first(10));
     if (std::filesystem::file_size(path) == 10) { return; }  // a file system where no room can be reserved
     CHECK(mappings_of(path) == 1);
-    CHECK(std::filesystem::file_size(path) == 2 * piece);
+    CHECK(std::filesystem::file_size(path) == (1 + ahead) * piece);
     file.write(10, bytes_of(content).subspan(10));
-    CHECK(std::filesystem::file_size(path) == 2 * piece);
+    CHECK(std::filesystem::file_size(path) == (1 + ahead) * piece);
     file.write(piece, bytes_of(content));
-    CHECK(std::filesystem::file_size(path) == 3 * piece);
+    CHECK(std::filesystem::file_size(path) == (2 + ahead) * piece);
     file.finish(2 * piece);
     CHECK(mappings_of(path) == 0);
   }

@@ -29,6 +29,7 @@ class output_file {
   struct options {
     std::optional<bool> mapped = {};      // none: in a tmpfs
     std::optional<std::uint64_t> piece = {};  // bytes reserved at a time, a multiple of pages; none: chosen
+    std::optional<std::size_t> ahead = {};    // how many pieces ahead of the one that is filled, at least 1; none: chosen
   };
 
   /// @param most_bytes  the file will not be larger; what is written beyond it is not mapped
@@ -38,7 +39,9 @@ class output_file {
     struct stat info {};
     large_pages_ = ::fstat(fd_.get(), &info) == 0 && static_cast<std::uint64_t>(info.st_blksize) == large_page;
     // Small pages are worth reserving many at a time; large ones are so fast to reserve that threads should share little.
-    piece_ = o.piece.value_or(large_pages_ ? 2 * large_page : 16 * large_page);
+    piece_ = o.piece.value_or(large_pages_ ? large_page : 16 * large_page);
+    // Clearing a large page takes longer than filling a part of it: it is done before any thread gets there.
+    ahead_ = o.ahead.value_or(large_pages_ ? 16 : 1);
     if (most_ == 0 || !(o.mapped ? *o.mapped : is_in_memory())) { return; }
     pieces_ = std::vector<piece>(static_cast<std::size_t>((most_ + piece_ - 1) / piece_));  // may fail, and nobody would unmap
     void* const at = ::mmap(nullptr, static_cast<std::size_t>(most_), PROT_READ | PROT_WRITE, MAP_SHARED, fd_.get(), 0);
@@ -113,7 +116,7 @@ class output_file {
       // Whoever still writes would get his pages again.
       if (p.missing == 0) { ::madvise(map_ + number * piece_, static_cast<std::size_t>(size_of_piece(number)), MADV_DONTNEED); }
     }
-    if (first && number + 1 < pieces_.size()) { prepare(number + 1); }
+    if (first && number + ahead_ < pieces_.size()) { prepare(number + ahead_); }
     return filled;
   }
 
@@ -123,7 +126,6 @@ class output_file {
       std::lock_guard const lock(pieces_[number].mutex);
       if (pieces_[number].used || !reserve(number)) { return; }
     }
-    // Threads would wait for each other, as clearing a large page takes longer than filling a part of it.
     if (large_pages_) { (void)populate(map_ + number * piece_, static_cast<std::size_t>(size_of_piece(number))); }
   }
 
@@ -169,6 +171,7 @@ class output_file {
   unique_fd fd_;
   std::uint64_t most_;
   std::uint64_t piece_ = 0;
+  std::size_t ahead_ = 1;
   bool large_pages_ = false;
   std::byte* map_ = nullptr;
   std::atomic<bool> reserved_{false};
