@@ -122,7 +122,7 @@ if has sanitize; then
       timeout "${TIMEOUT:-300}" compute-sanitizer "${options[@]}" "$build/gpu_tests" "[sanitized]" >"$build/initcheck.log" 2>&1 || status=1
       reads=$(grep -c 'Uninitialized __' "$build/initcheck.log")
       echo "$reads reads by kernels, $(grep -c 'cudaMemcpy source' "$build/initcheck.log") by copies"
-      grep -m 5 -A 3 'Uninitialized __' "$build/initcheck.log"
+      grep -A 1 'Uninitialized __' "$build/initcheck.log" | grep ' at ' | sed 's/+.*//' | sort | uniq -c
       grep -E 'All tests passed|test cases:' "$build/initcheck.log"
       if [ "$reads" -ne 0 ]; then status=1; fi
       continue

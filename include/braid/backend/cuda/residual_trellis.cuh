@@ -147,6 +147,7 @@ struct trellis_coder {
       return;
     }
     row.each([&](int q, int first) {
+      chunk{{0, 0}}.store(states, row, q);  // also behind the last column, where the search writes nothing
 #pragma unroll
       for (int i = 0; i < chunk_columns; ++i) {
         if (first + sum_order::lanes * i < row.shape.cols) { a.value[row.slot(q, i)] = x[row.slot(q, i)] / s; }

@@ -67,8 +67,10 @@ BRAID_KERNEL void __launch_bounds__(split_threads) split_inputs_kernel(split_arg
     factor = __uint_as_float(static_cast<std::uint32_t>(127 + power) << 23);
     if (thread == 0) { a.scale[vector] = __uint_as_float(static_cast<std::uint32_t>(127 - power) << 23); }
   }
-  for (index_t c = first + thread; c < last; c += split_threads) {
-    float left = x[c] * factor;
+  // Zeros behind the last column: copies take 16 bytes.
+  index_t const end = last == a.cols ? a.pitch : last;
+  for (index_t c = first + thread; c < end; c += split_threads) {
+    float left = c < last ? x[c] * factor : 0.0f;
     bool const finite = (__float_as_uint(left) & 0x7F800000u) != 0x7F800000u;
 #pragma unroll
     for (int t = 0; t < terms; ++t) {
