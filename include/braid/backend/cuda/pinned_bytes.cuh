@@ -67,13 +67,19 @@ class locked_memory {
 /// the more devices there are, so pieces stay for the next who needs memory; up to `kept` bytes of them until the process ends.
 class locked_pool {
  public:
-  static constexpr std::size_t usual_piece = std::size_t{32} << 20;
-  static constexpr std::size_t kept = std::size_t{256} << 20;
-  static constexpr std::size_t small = std::size_t{1} << 16;  // of these bytes and fewer, pieces of their own, which stay
+  /// @param piece  bytes of a piece, unless more are asked for
+  explicit locked_pool(std::size_t piece) : usual_piece_(piece) {}
 
-  /// Never destroyed: when the process ends, the runtime may be gone before static objects are.
+  static constexpr std::size_t kept = std::size_t{256} << 20;
+
+  /// Never destroyed, like the next: when the process ends, the runtime may be gone before static objects are.
   static locked_pool& of_process() {
-    static locked_pool* const pool = new locked_pool;
+    static locked_pool* const pool = new locked_pool(std::size_t{32} << 20);
+    return *pool;
+  }
+  /// For a few numbers, which then neither wait for megabytes nor lie between blocks.
+  static locked_pool& of_numbers() {
+    static locked_pool* const pool = new locked_pool(locked_memory::large_page);
     return *pool;
   }
 
@@ -87,10 +93,10 @@ class locked_pool {
       for (piece const& p : pieces_) { free += p.ranges.free_bytes(); }
     }
     if (free >= bytes) { return; }
-    host.for_each(static_cast<std::ptrdiff_t>((bytes - free + usual_piece - 1) / usual_piece), [&](auto) {
+    host.for_each(static_cast<std::ptrdiff_t>((bytes - free + usual_piece_ - 1) / usual_piece_), [&](auto) {
       current_device const current(device);
       std::list<piece> one;
-      one.emplace_back(usual_piece);
+      one.emplace_back(usual_piece_);
       std::lock_guard const lock(mutex_);
       pieces_.splice(pieces_.end(), one);
     });
@@ -102,7 +108,6 @@ class locked_pool {
     bytes = rounded(bytes);
     std::lock_guard const lock(mutex_);
     for (piece& p : pieces_) {
-      if (p.is_small() != (bytes <= small)) { continue; }
       if (auto const at = p.ranges.take(bytes)) { return p.memory.data() + *at; }
     }
     piece& p = add(bytes);
@@ -119,7 +124,7 @@ class locked_pool {
       its->ranges.give_back(static_cast<std::size_t>(at - its->memory.data()), rounded(bytes));
     } catch (std::bad_alloc const&) {  // then nobody gets it any more
     }
-    if (its->is_small() || its->ranges.free_bytes() < its->memory.size()) { return; }
+    if (its->ranges.free_bytes() < its->memory.size()) { return; }
     std::size_t all = 0;
     for (piece const& p : pieces_) { all += p.memory.size(); }
     if (all > kept) { pieces_.erase(its); }
@@ -131,7 +136,7 @@ class locked_pool {
     std::size_t all = 0;
     for (piece const& p : pieces_) { all += p.memory.size(); }
     for (auto p = pieces_.begin(); p != pieces_.end() && all > kept;) {
-      if (p->is_small() || p->ranges.free_bytes() < p->memory.size()) {
+      if (p->ranges.free_bytes() < p->memory.size()) {
         ++p;
         continue;
       }
@@ -145,13 +150,13 @@ class locked_pool {
     locked_memory memory;
     free_ranges ranges;
     explicit piece(std::size_t bytes) : memory(bytes), ranges(memory.size()) {}
-    [[nodiscard]] bool is_small() const noexcept { return memory.size() == locked_memory::large_page; }
   };
 
   static std::size_t rounded(std::size_t bytes) noexcept { return (std::max<std::size_t>(bytes, 1) + 4095) / 4096 * 4096; }
 
-  piece& add(std::size_t bytes) { return pieces_.emplace_back(bytes <= small ? locked_memory::large_page : std::max(bytes, usual_piece)); }
+  piece& add(std::size_t bytes) { return pieces_.emplace_back(std::max(bytes, usual_piece_)); }
 
+  std::size_t usual_piece_;
   std::mutex mutex_;
   std::list<piece> pieces_;
 };
@@ -159,9 +164,11 @@ class locked_pool {
 /// Page-locked memory with an owner.
 class pinned_bytes {
  public:
-  pinned_bytes() = default;
-  pinned_bytes(pinned_bytes&& other) noexcept : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+  explicit pinned_bytes(locked_pool& pool = locked_pool::of_process()) : pool_(&pool) {}
+  pinned_bytes(pinned_bytes&& other) noexcept
+      : pool_(other.pool_), data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
   pinned_bytes& operator=(pinned_bytes&& other) noexcept {
+    std::swap(pool_, other.pool_);
     std::swap(data_, other.data_);
     std::swap(size_, other.size_);
     return *this;
@@ -175,7 +182,7 @@ class pinned_bytes {
   void fit(std::size_t n) {
     if (n <= size_) { return; }
     release();
-    data_ = locked_pool::of_process().take(n);
+    data_ = pool_->take(n);
     size_ = n;
   }
 
@@ -183,11 +190,12 @@ class pinned_bytes {
 
  private:
   void release() noexcept {
-    if (data_ != nullptr) { locked_pool::of_process().give_back(data_, size_); }
+    if (data_ != nullptr) { pool_->give_back(data_, size_); }
     data_ = nullptr;
     size_ = 0;
   }
 
+  locked_pool* pool_;
   std::byte* data_ = nullptr;
   std::size_t size_ = 0;
 };

@@ -106,7 +106,7 @@ std::vector<std::optional<magnitude_cut>> select_by_sample(device_method_workspa
   a.equals = reinterpret_cast<std::uint32_t*>(there.data() + at_equals);
   a.candidates = reinterpret_cast<unsigned long long*>(there.data() + at_candidates);
   // The kernel writes results to the host's memory, since a copy behind it would take longer.
-  pinned_bytes here;
+  pinned_bytes here(locked_pool::of_numbers());
   a.results = place_results(here, n);
   count_by_sample<Cuts...>(be, a, chunks);
   std::vector<sampled_result> results(n);
